@@ -1,0 +1,334 @@
+"""What lies between the scripts: every path, atomic writes, manifests, checkpoints and the probability store.
+
+    paths = Paths(Path("."), "sample")
+    with atomic(paths.index) as temporary:
+        table.to_csv(temporary)
+
+A stage's manifest is written last: where it exists the stage is done. It holds the settings and the inputs the stage
+was made from, so that a stage whose settings changed is refused, with the difference, instead of being mixed up.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config import Config, config_hash, flatten
+from errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TOP = Path(__file__).resolve().parent.parent  # the project's top folder
+SPLITS = ("oof", "unlabelled", "test")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where everything of one config lies. `root` is the workspace: the project's top unless --workspace says else."""
+
+    root: Path
+    name: str
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data" / self.name
+
+    @property
+    def index(self) -> Path:
+        return self.data / "index.csv"
+
+    @property
+    def points(self) -> Path:
+        """The sparse labels of all images: image_id, x, y, class."""
+        return self.data / "points.csv"
+
+    @property
+    def folds(self) -> Path:
+        return self.root / "folds" / f"{self.name}.csv"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs" / self.name
+
+    def run(self, round: int, fold: int) -> Path:
+        return self.runs / f"round{round}" / f"fold{fold}"
+
+    def probabilities(self, round: int, fold: int, split: str, tta: bool) -> Path:
+        """The store of one model's predictions; `split` is oof, unlabelled or test."""
+        return self.run(round, fold) / f"{split}{'_tta' if tta else ''}.zarr"
+
+    def pseudo(self, round: int, fold: int) -> Path:
+        """What student `fold` of `round` learns from, made by the rounds before."""
+        return self.run(round, fold) / "pseudo"
+
+    def ensemble(self, split: str) -> Path:
+        return self.runs / "ensemble" / f"{split}.zarr"
+
+    @property
+    def postprocess(self) -> Path:
+        return self.runs / "postprocess.json"
+
+    @property
+    def scores(self) -> Path:
+        """The table of phases: one row a phase, its out-of-fold and hidden score."""
+        return self.runs / "scores.json"
+
+    @property
+    def submission(self) -> Path:
+        return self.root / "submissions" / f"{self.name}.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "reports" / self.name / "index.html"
+
+    def resolve(self, path: str | Path) -> Path:
+        """A path as the config or the index writes it: relative to the workspace, or else to the project's top."""
+        path = Path(path)
+        if path.is_absolute() or (self.root / path).exists():
+            return self.root / path
+        return TOP / path if (TOP / path).exists() else self.root / path
+
+    def relative(self, path: Path) -> str:
+        """The same path as the index writes it: POSIX, relative to the workspace where it lies under it."""
+        absolute = path.absolute()
+        root = self.root.absolute()
+        return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.as_posix()
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary file or folder name beside `path`; rename it there when the block ends well.
+
+    Raises UserError when the disk is full or the folder cannot be written; nothing half-written stays behind.
+    """
+    # the suffix stays last, since many writers choose their format by it
+    temporary = path.with_name(f".{path.stem}.tmp{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full; free some space and start again",
+            errno.EDQUOT: "the disk quota is used up; free some space and start again",
+            errno.EROFS: "the folder is read-only; choose another --workspace",
+            errno.EACCES: "no permission to write here; choose another --workspace",
+        }
+        if error.errno not in reasons:
+            raise
+        raise UserError(f"{path}: {reasons[error.errno]}") from error
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, or nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError naming the file when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: missing; run the stage that writes it first (bash run.sh does all in order)"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run its stage again") from None
+
+
+def fingerprint(path: Path) -> str:
+    """A short hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's manifest: what it is made from, and so whether it is done.
+
+    `settings` are plain values of the config; `inputs` are files whose bytes the stage depends on. A manifest holds no
+    times and no absolute paths, so that the same run writes the same bytes.
+    """
+
+    manifest: Path
+    settings: dict[str, Any]
+    inputs: tuple[Path, ...] = ()
+
+    def done(self, fresh: bool = False) -> bool:
+        """True where the manifest stands and fits. With `fresh`, an old manifest is deleted and the answer is False.
+
+        Raises UserError with the difference where the settings or inputs are others than those it was made from, and
+        where an input is missing.
+        """
+        for path in self.inputs:
+            if not path.is_file():
+                raise UserError(f"{path}: missing; run the stage that writes it first (bash run.sh does all in order)")
+        if fresh:
+            self.manifest.unlink(missing_ok=True)
+        if not self.manifest.is_file():
+            return False
+        old, new = flatten(read_json(self.manifest)["made_from"]), flatten(self._made_from())
+        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        if changed:
+            shown = "; ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:4])
+            raise UserError(
+                f"{self.manifest.parent}: made with other settings ({shown}); --fresh makes it again, "
+                "or put the setting back"
+            )
+        return True
+
+    def finish(self, **results: Any) -> None:
+        """Write the manifest, the last file of the stage."""
+        write_json(self.manifest, {"made_from": self._made_from(), **results})
+
+    def _made_from(self) -> dict[str, Any]:
+        inputs = {"/".join(path.parts[-3:]): fingerprint(path) for path in self.inputs}
+        return json.loads(json.dumps({"settings": self.settings, "inputs": inputs}))
+
+
+def stage_settings(config: Config, *sections: str) -> dict[str, Any]:
+    """The named parts of a config as plain values: what a stage's result depends on."""
+    values = config.model_dump(mode="json")
+    return {section: values[section] for section in sections}
+
+
+def settings_hash(config: Config) -> str:
+    return config_hash(config.model_dump(mode="json"))
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors, numbers, strings, lists and dicts: nothing that needs pickle's power to be read."""
+    import torch
+
+    # unbuffered, since only then torch passes on the system's word that the disk is full
+    with atomic(path) as temporary, temporary.open("wb", buffering=0) as file:
+        torch.save(state, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running code in it. Raises UserError for a missing or broken one."""
+    import pickle
+
+    import torch
+
+    if not path.is_file():
+        raise UserError(f"{path}: no checkpoint here; train this fold and round first")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path}: not a readable checkpoint ({reason}); delete it and train again") from error
+
+
+class ProbabilityWriter:
+    """Writes a store of per-image probabilities, `(C, H, W)` in [0, 1], quantised to 8 bits and compressed.
+
+    Use it as a context: the store appears under its name when the block ends well. Each image is an array of its own,
+    chunked by rows, so that a band of a huge image can be written and read alone.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._ids: list[str] = []
+
+    def __enter__(self) -> "ProbabilityWriter":
+        import zarr
+
+        with ExitStack() as stack:
+            folder = stack.enter_context(atomic(self.path))
+            self._group = zarr.open_group(folder, mode="w", zarr_format=2)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        with self._stack:  # a disk that fills up in here is told like one that fills up in the block
+            if failure[1] is not None:
+                raise failure[1]
+            self._group.attrs["image_ids"] = self._ids
+
+    def create(self, image_id: str, shape: tuple[int, int, int]) -> "BandSink":
+        """Add an image of `(C, H, W)` whose rows follow in any order through the sink's `write`."""
+        from numcodecs import Blosc
+
+        rows = max(1, min(shape[1], 2**22 // max(1, shape[0] * shape[2])))
+        array = self._group.create_array(
+            f"{len(self._ids):06d}",
+            shape=shape,
+            chunks=(shape[0], rows, shape[2]),
+            dtype="uint8",
+            compressors=Blosc("zstd", clevel=3, shuffle=Blosc.NOSHUFFLE),
+        )
+        self._ids.append(image_id)
+        return BandSink(array)
+
+    def add(self, image_id: str, probabilities: "np.ndarray") -> None:
+        """Add a whole image, `(C, H, W) float32`."""
+        self.create(image_id, probabilities.shape).write(0, probabilities)
+
+
+@dataclass(frozen=True)
+class BandSink:
+    """Rows of one image of a store."""
+
+    array: Any
+
+    def write(self, top: int, probabilities: "np.ndarray") -> None:
+        """Write `(C, h, W) float32` at row `top`. Raises ValueError where a value is not finite."""
+        self.array[:, top : top + probabilities.shape[1]] = quantise(probabilities)
+
+
+class ProbabilityStore:
+    """Reads what `ProbabilityWriter` wrote. Raises UserError where the store is missing or an id is not in it."""
+
+    def __init__(self, path: Path):
+        import zarr
+
+        if not path.is_dir():
+            raise UserError(f"{path}: no predictions here; run predict.py for this fold and round first")
+        self.path = path
+        self._group = zarr.open_group(path, mode="r")
+        self.image_ids: list[str] = list(self._group.attrs["image_ids"])
+        self._position = {image_id: number for number, image_id in enumerate(self.image_ids)}
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self._position
+
+    def raw(self, image_id: str) -> "np.ndarray":
+        """One image's `(C, H, W) uint8`, 255 meaning 1."""
+        if image_id not in self._position:
+            raise UserError(f"{self.path}: no image {image_id!r}; its predictions are of other data, predict again")
+        return self._group[f"{self._position[image_id]:06d}"][:]
+
+    def read(self, image_id: str) -> "np.ndarray":
+        """One image's probabilities, `(C, H, W) float32` in [0, 1]."""
+        import numpy as np
+
+        return self.raw(image_id).astype(np.float32) / 255.0
+
+
+def quantise(probabilities: "np.ndarray") -> "np.ndarray":
+    """[0, 1] → uint8, rounding; raises ValueError where a value is not finite."""
+    import numpy as np
+
+    if not np.isfinite(probabilities).all():
+        raise ValueError("a predicted probability is not finite")
+    return np.rint(np.clip(probabilities, 0.0, 1.0) * 255.0).astype(np.uint8)

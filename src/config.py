@@ -1,0 +1,417 @@
+"""The whole configuration: one frozen schema, YAML over its defaults, then `--set a.b=c`.
+
+    config = load_config("configs/sample.yaml", ["train.learning_rate=0.001"])
+    config.rounds[1].train.epochs
+
+Each round of training inherits `train:` and overrides what it names, so `config.rounds[r].train` is always complete.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from errors import UserError
+
+IGNORE_INDEX = 255  # the label of a pixel nobody knows; every loss and metric leaves it out
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Colour = tuple[int, int, int]
+
+
+class Section(BaseModel):
+    """A part of the schema: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TableFormat(Section):
+    """What a competition's CSV looks like; `columns` maps each header, in order, to the field it holds."""
+
+    # several id columns are joined by "_"; class holds the class's name, class_number its number (see tables.py)
+    columns: dict[str, Literal["id", "class", "class_number", "rle", "height", "width"]]
+    rows: Literal["image", "image_class", "instance"] = "image"
+    codec: Literal["start_length", "start_length_value", "count_value", "coco_counts", "coco_zlib_b64"] = "start_length"
+    order: Literal["F", "C"] = "F"
+    base: Literal[0, 1] = 1
+    relative: bool = False
+    empty: str = ""
+    id: str = "{id}"  # how the id column is written: "{id}.jpg", "{id}.jpg_{class}" or "{id}.jpg_{class_number}"
+    overlap: Literal["allow", "forbid"] = "allow"
+    size: tuple[int, int] | None = None  # (height, width) of the submitted mask; None: the image's own
+
+
+class Labels(Section):
+    """Where the labels lie and how they are written."""
+
+    kind: Literal["masks", "rle", "points", "none"] = "none"
+    path: str = ""  # template of the mask files ("{tile}/masks/{part}.png") or the table's path ("train.csv")
+    match: Literal["fields", "number"] = "fields"  # mask ↔ image: same template fields, or same last number in the stem
+    encoding: Literal["index", "binary", "palette", "rgb_id", "instances"] = "index"
+    palette: dict[str, Colour] = {}  # class name → colour
+    values: dict[str, int] = {}  # class name → grey value; empty: value i is class i
+    ignore: tuple[int | Colour, ...] = ()  # grey values or colours that mean "unknown"
+    format: str | TableFormat = "image"  # of an RLE table: a name in formats.py, or the format itself
+    # images with no label: a mistake, more unlabelled images, or the test set
+    without_label: Literal["error", "unlabelled", "test"] = "error"
+    keep: int | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled
+
+
+class Data(Section):
+    """The data as it came. Templates name their parts: `{tile}/images/{part}.jpg`; `*` matches anything but `/`."""
+
+    root: str = ""  # the folder with the data, relative to the project's top; empty: data/<name>/raw
+    generator: Literal["none", "scenes"] = "none"  # write a competition here when it is missing
+    images: str = "train/{id}.png"
+    unlabelled: str = ""
+    test: str = ""
+    id: str = "{id}"  # an image's id, made of the template's fields
+    group: str = ""  # likewise; empty: no groups
+    labels: Labels = Labels()
+    sample_submission: str = ""
+    solution: str = ""  # a label table (or mask template) of hidden labels: only ever used to report a score
+    solution_of: Literal["test", "unlabelled"] = "test"
+
+
+class Image(Section):
+    """How an image reaches the network."""
+
+    channels: Positive = 3
+    long_side: Positive | None = None  # the working scale: None keeps the image's own
+    # "fixed": by mean and std below, on the scale [0, 1]; "image": by each image's own mean and deviation
+    normalise: Literal["fixed", "image"] = "fixed"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # what EfficientNet-Lite was trained with
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+
+class Folds(Section):
+    count: Annotated[int, Field(ge=2)] = 5
+    stratify: bool = True
+    group: bool = True  # keep a group's images in one fold, where the data has groups
+
+
+class Model(Section):
+    arch: Literal["Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "Linknet", "MAnet", "Segformer", "UPerNet"] = "Unet"
+    encoder: str = "tu-tf_efficientnet_lite0"
+    # "auto" looks in a package on this machine, the hub's cache, the hub; a path is a file or folder; "none" is random
+    weights: str = "auto"
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
+    norm: Literal["batch", "group", "instance"] = "batch"
+    dropout: Share = 0.0
+    freeze_encoder_stages: Annotated[int, Field(ge=0)] = 0
+
+
+class Augment(Section):
+    """The training recipe: geometry first (shared by a weak and a strong view), then photometry."""
+
+    crop: Positive = 256
+    scale: tuple[float, float] = (0.7, 1.4)
+    flips: bool = True
+    rotate90: bool = True
+    rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0  # degrees
+    foreground: Share = 0.0  # share of crops centred on a labelled foreground pixel
+    colour: Share = 0.5  # strength of brightness, contrast, saturation and hue
+    grey: Share = 0.1  # chance of a grey image
+    invert: Share = 0.0
+    noise: Share = 0.2
+    blur: Share = 0.2
+    cutmix: Share = 0.0  # chance that a training image gets a rectangle of another of its batch
+
+
+class Loss(Section):
+    cross_entropy: Annotated[float, Field(ge=0.0)] = 1.0  # binary cross-entropy for binary and multilabel tasks
+    dice: Annotated[float, Field(ge=0.0)] = 1.0
+    focal_gamma: Annotated[float, Field(ge=0.0)] = 0.0
+    class_weights: Literal["none", "frequency", "sqrt_frequency"] = "none"
+    label_smoothing: Share = 0.0
+
+
+class Consistency(Section):
+    """Mean teacher: the EMA teacher's view of a weak image against the student's of the strong one."""
+
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    ramp_epochs: Annotated[int, Field(ge=0)] = 5
+    threshold: Share = 0.95
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    share: Share = 0.5  # of a batch
+
+
+class Pseudo(Section):
+    """Which of the teachers' labels a student learns from. A pixel or image must pass every rule that is set."""
+
+    teachers: Literal["previous", "all"] = "previous"  # the round before, or every round before
+    pool: tuple[Literal["unlabelled", "test"], ...] = ("unlabelled",)
+    labels: Literal["hard", "soft"] = "hard"
+    pixel_confidence: Share = 0.0  # the best class's probability
+    image_confidence: Share = 0.0  # the share of an image's pixels that pass the pixel rules
+    class_quantile: Share = 0.0  # drop each class's least sure share of pixels
+    best_to_second: Annotated[float, Field(ge=1.0)] = 1.0  # ratio of the two best classes
+    share: Share = 0.5  # of a batch
+    tta: bool = True  # teachers predict with test-time augmentation
+
+
+class Train(Section):
+    epochs: Positive = 20
+    steps_per_epoch: Annotated[int, Field(ge=0)] = 0  # 0: once through the labelled images
+    batch_size: Positive = 8  # per process
+    accumulate: Positive = 1
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    encoder_learning_rate: Annotated[float, Field(ge=0.0)] = 0.0  # 0: as the decoder's
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-2
+    schedule: Literal["onecycle", "cosine", "step", "plateau", "constant"] = "onecycle"
+    warmup: Share = 0.1  # of all steps (onecycle, cosine)
+    step_epochs: Positive = 10  # step: lower the rate every so many epochs
+    gamma: Share = 0.5  # step, plateau: by this factor
+    patience: Positive = 10  # plateau: epochs without a better score
+    early_stopping: Annotated[int, Field(ge=0)] = 0  # epochs without a better score; 0: never
+    clip: Annotated[float, Field(ge=0.0)] = 1.0  # gradient norm; 0: off
+    ema: Share = 0.99  # 0: off
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    evaluate_every: Positive = 1  # epochs
+    select: Literal["last", "best"] = "last"  # the checkpoint predictions are made with; "best" peeks at its own fold
+    workers: Annotated[int, Field(ge=0)] = 0
+    cache_gb: Annotated[float, Field(ge=0.0)] = 4.0  # decoded images kept in memory, all together
+    augment: Augment = Augment()
+    loss: Loss = Loss()
+
+
+class Round(Section):
+    """One phase of training. Its `train` section inherits the top one's."""
+
+    phase: Literal["warmup", "joint", "finetune"] = "warmup"
+    start: Literal["encoder", "previous"] = "encoder"  # from the pretrained encoder or the round before
+    train: Train = Train()
+    pseudo: Pseudo | None = None
+    consistency: Consistency | None = None
+
+    @model_validator(mode="after")
+    def _phase_has_its_parts(self) -> "Round":
+        if self.phase != "joint" and (self.pseudo or self.consistency):
+            raise ValueError(f"a {self.phase} round trains on real labels alone: drop pseudo/consistency or say joint")
+        if self.phase == "joint" and not (self.pseudo or self.consistency):
+            raise ValueError("a joint round needs a pseudo: or a consistency: section")
+        return self
+
+
+class Predict(Section):
+    window: Positive = 512  # pixels at the working scale, a multiple of 32
+    overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
+    batch_size: Positive = 8
+    tta: Literal["none", "flips", "d4"] = "d4"
+    scales: tuple[float, ...] = (1.0,)
+
+
+class Ensemble(Section):
+    mean: Literal["arithmetic", "geometric"] = "arithmetic"
+    rounds: Literal["last", "all"] = "all"  # which rounds' models take part
+    fit_weights: bool = True
+
+
+class Postprocess(Section):
+    """What turns probabilities into masks; values given here are starting points, fitted out of fold if `fit`."""
+
+    fit: bool = True
+    metric: Literal["dice", "miou", "map"] | None = None  # None: miou; map for instances; dice for binary
+    threshold: Share = 0.5
+    min_area: Annotated[int, Field(ge=0)] = 0  # pixels at the image's own size
+    # instances: what is surely inside one, and how long its border may grow
+    marker_threshold: Share = 0.5
+    marker_min_area: Annotated[int, Field(ge=0)] = 10
+    border_width: Positive = 2  # pixels of the border class, at the network's scale
+
+
+class Config(Section):
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # names files and folders
+    seed: int = 0
+    task: Literal["binary", "multiclass", "multilabel", "instances"] = "binary"
+    classes: tuple[str, ...] = ("foreground",)
+    data: Data = Data()
+    image: Image = Image()
+    folds: Folds = Folds()
+    model: Model = Model()
+    train: Train = Train()
+    rounds: tuple[Round, ...] = (Round(),)
+    predict: Predict = Predict()
+    ensemble: Ensemble = Ensemble()
+    postprocess: Postprocess = Postprocess()
+    submission: str | TableFormat = "image"
+
+    @property
+    def channels(self) -> int:
+        """Number of the network's output channels."""
+        if self.task == "instances":
+            return 3  # background, inside, border
+        return 1 if self.task == "binary" else len(self.classes)
+
+    @property
+    def metric(self) -> str:
+        """The score that chooses thresholds and weights."""
+        return self.postprocess.metric or {"binary": "dice", "instances": "map"}.get(self.task, "miou")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "Config":
+        if not self.rounds or not self.classes:
+            raise ValueError("rounds and classes: give at least one of each")
+        if self.rounds[0].phase != "warmup":
+            raise ValueError("rounds[0].phase: the first round has no teacher, so it must be warmup")
+        if self.task in ("binary", "instances") and len(self.classes) != 1:
+            raise ValueError(f"classes: a {self.task} task has one class, not {len(self.classes)}")
+        if self.task == "multiclass" and len(self.classes) < 2:
+            raise ValueError("classes: a multiclass task needs at least two")
+        if self.task == "instances" and any(one.pseudo and one.pseudo.labels == "soft" for one in self.rounds):
+            raise ValueError("rounds.pseudo.labels: instances are learnt from hard labels; say hard")
+        if {len(self.image.mean), len(self.image.std)} != {self.image.channels} and self.image.normalise == "fixed":
+            raise ValueError(f"image.mean and image.std: give {self.image.channels} values, one a channel")
+        return self
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a YAML file, apply `a.b=c` overrides (values are YAML; list items by number) and validate once.
+
+    Raises UserError for a missing or broken file, an unknown key (naming the nearest one) or a bad value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such config; the ones here are {', '.join(_siblings(path)) or 'none'}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a config is a mapping of keys to values, not a {type(values).__name__}")
+    values.setdefault("name", path.stem)
+    for override in overrides:
+        _apply_override(values, override)
+    return parse_config(values, str(path))
+
+
+def parse_config(values: dict[str, Any], source: str = "config") -> Config:
+    """Validate a plain dict: every round's `train` is laid over the top one. Raises UserError naming the key."""
+    values = dict(values)
+    base = values.get("train") or {}
+    rounds = values.get("rounds")
+    if isinstance(base, dict) and isinstance(rounds, (list, tuple)):
+        values["rounds"] = [
+            {**one, "train": merge(base, one.get("train") or {})}
+            if isinstance(one, dict) and isinstance(one.get("train") or {}, dict)
+            else one
+            for one in rounds
+        ]
+    elif rounds is None:
+        values["rounds"] = [{"train": base}]
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(error)}") from None
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay one nested dict over another; dicts merge, everything else replaces."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def config_hash(values: Any) -> str:
+    """A short fingerprint of plain values: the same on every machine."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": [1]}} → {"a.b.0": 1}, for showing what differs between two configs."""
+    if isinstance(values, dict):
+        items = values.items()
+    elif isinstance(values, (list, tuple)):
+        items = enumerate(values)
+    else:
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _siblings(path: Path) -> list[str]:
+    return sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {override}: write it as a.b=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
+    *parents, last = key.split(".")
+    node: Any = values
+    for part in parents:
+        node = _step_into(node, part, override)
+    if isinstance(node, list):
+        node[_position(node, last, override)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise UserError(f"--set {override}: {'.'.join(parents)} is a value, not a section")
+
+
+def _step_into(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_position(node, part, override)]
+    if not isinstance(node, dict):
+        raise UserError(f"--set {override}: {part} stands under a value, not under a section")
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
+
+
+def _position(items: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise UserError(f"--set {override}: {part} is no position in a list of {len(items)}")
+    return int(part)
+
+
+def _explain(error: ValidationError) -> str:
+    """The first fault, with the key and, for an unknown key, the nearest one the section has."""
+    faults = error.errors()
+    # a key that takes a name or a section reports both; the section's fault is the one to read
+    fault = next((one for one in faults if one["loc"] and one["loc"][-1] != "str"), faults[0])
+    fault = fault | {"loc": tuple(part for part in fault["loc"] if part != "TableFormat")}
+    where = ".".join(str(part) for part in fault["loc"]) or "config"
+    # every round repeats what is wrong in the train section it inherits
+    count = len({one["loc"][2:] if one["loc"][:1] == ("rounds",) else one["loc"] for one in faults})
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(fault["loc"][:-1])
+        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
+        return f"unknown key {where}; the nearest is {near[0]!r}{more}" if near else f"unknown key {where}{more}"
+    message = fault["msg"].removeprefix("Value error, ")
+    shown = f", not {fault['input']!r}" if isinstance(fault["input"], (str, int, float, bool)) else ""
+    return f"{where}: {message}{shown}{more}"
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the section at a place in the schema."""
+    sections: list[type[BaseModel]] = [Config]
+    for part in location:
+        found = []
+        for section in sections:
+            field = section.model_fields.get(str(part))
+            found += _sections_in(field.annotation) if field else []
+        if isinstance(part, str) and found:
+            sections = found
+    return [key for section in sections for key in section.model_fields]
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [one for part in getattr(annotation, "__args__", ()) for one in _sections_in(part)]

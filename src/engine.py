@@ -1,0 +1,257 @@
+"""Training and evaluation as plain functions over a `Learner`: the model, its average and what moves them.
+
+    learner = make_learner(config, round, accelerator, steps_per_epoch, state)
+    losses = train_one_epoch(learner, loader, epoch)
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from artifacts import Paths
+from config import Config, Round, Train
+from dataset import Record, load_image
+from errors import UserError
+from images import read_mask
+from inference import Predictor, predict_images
+from losses import segmentation_loss, soft_loss
+from models import build_model, make_ema, parameter_groups, update_ema
+from points import rasterise
+from postprocess import resize_probabilities, starting_parameters, to_label
+from scoring import score_pairs
+from semi import ramp, teach
+from transforms import normalise
+
+
+@dataclass
+class Learner:
+    """Everything a step changes. `model` is wrapped for the accelerator; `ema` is None where it is off."""
+
+    config: Config
+    round: Round
+    accelerator: Accelerator
+    model: nn.Module
+    ema: nn.Module | None
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    class_weights: Tensor | None
+    step: int = 0
+
+    @property
+    def plain_model(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def predictive(self) -> nn.Module:
+        """The weights that predict: the average where there is one."""
+        return self.ema if self.ema is not None else self.plain_model
+
+    def state(self) -> dict[str, Any]:
+        """Plain tensors and dicts that `restore` takes back."""
+        scaler = self.accelerator.scaler
+        return {
+            "model": self.plain_model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "step": self.step,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.plain_model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+
+
+def make_learner(
+    config: Config,
+    round: Round,
+    accelerator: Accelerator,
+    steps_per_epoch: int,
+    start: dict[str, Tensor] | None,
+    class_weights: Tensor | None = None,
+) -> Learner:
+    """A fresh learner: from `start`'s weights where given, else from the pretrained encoder."""
+    train = round.train
+    model = build_model(config.model, config.image.channels, config.channels, with_weights=start is None)
+    if start is not None:
+        model.load_state_dict(start)
+    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    ema = make_ema(model) if train.ema else None
+    groups = parameter_groups(model, train.learning_rate, train.encoder_learning_rate)
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    optimizer = kinds[train.optimizer](groups, weight_decay=train.weight_decay)
+    schedule = make_schedule(optimizer, train, steps_per_epoch)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    weights = None if class_weights is None else class_weights.to(accelerator.device)
+    return Learner(config, round, accelerator, model, ema, optimizer, schedule, weights)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, train: Train, steps_per_epoch: int) -> Any:
+    """The learning rate over optimizer steps; "plateau" alone is stepped once an evaluation, by its score."""
+    total = train.epochs * steps_per_epoch
+    schedulers = torch.optim.lr_scheduler
+    if train.schedule == "plateau":
+        return schedulers.ReduceLROnPlateau(optimizer, "max", train.gamma, train.patience, min_lr=1e-6)
+    if train.schedule == "onecycle":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        # one step more: the scheduler is stepped after the last one too
+        return schedulers.OneCycleLR(
+            optimizer, rates, total + 1, pct_start=max(train.warmup, 1e-6), cycle_momentum=False
+        )
+    warmup = round(total * train.warmup)
+
+    def factor(step: int) -> float:
+        if train.schedule == "step":
+            return train.gamma ** (step // (train.step_epochs * steps_per_epoch))
+        if train.schedule == "constant":
+            return 1.0
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1.0 + np.cos(np.pi * (step - warmup) / max(1, total - warmup)))
+
+    return schedulers.LambdaLR(optimizer, factor)
+
+
+def train_one_epoch(learner: Learner, loader: Iterable[dict], epoch: int, title: str = "") -> dict[str, float]:
+    """Run the loader's steps. Returns their mean losses, the share of unlabelled pixels kept, and the speed.
+
+    Raises UserError where a loss is not finite, naming the images of its batch.
+    """
+    accelerator, train = learner.accelerator, learner.round.train
+    learner.model.train()
+    sums: dict[str, float] = {}
+    batches = len(loader)
+    started, images = time.perf_counter(), 0
+    progress = tqdm(loader, title, leave=False, dynamic_ncols=True, disable=not accelerator.is_local_main_process)
+    for number, batch in enumerate(progress):
+        last = (number + 1) % train.accumulate == 0
+        with nullcontext() if last else accelerator.no_sync(learner.model):
+            loss, parts = step_loss(learner, batch, epoch)
+            if not np.isfinite(parts["loss"]):
+                raise UserError(_not_finite(batch, learner.step))
+            accelerator.backward(loss / train.accumulate)
+        if last:
+            apply_step(learner)
+        images += sum(len(half["image_id"]) for half in batch.values())
+        sums = {key: sums.get(key, 0.0) + value for key, value in parts.items()}
+        progress.set_postfix(loss=f"{sums['loss'] / (number + 1):.3f}", refresh=False)
+    seconds = time.perf_counter() - started
+    rate = learner.optimizer.param_groups[-1]["lr"]
+    speed = images * accelerator.num_processes / max(seconds, 1e-9)
+    timing = {"seconds": round(seconds, 2), "images_per_second": round(speed, 2)}
+    return {key: value / batches for key, value in sums.items()} | {"learning_rate": rate} | timing
+
+
+def apply_step(learner: Learner) -> None:
+    """Clip, step, schedule, average."""
+    train = learner.round.train
+    if train.clip:
+        learner.accelerator.clip_grad_norm_(learner.model.parameters(), train.clip)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+    if train.schedule != "plateau":
+        learner.schedule.step()
+    if learner.ema is not None:
+        update_ema(learner.ema, learner.plain_model, train.ema, learner.step)
+    learner.step += 1
+
+
+def step_loss(learner: Learner, batch: dict[str, dict], epoch: int) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one batch: real and pseudo labels weighted by their images, plus the ramped consistency."""
+    accelerator, task = learner.accelerator, learner.config.task
+    device = accelerator.device
+    halves = [(kind, half, half["strong" if kind == "unlabelled" else "image"]) for kind, half in batch.items()]
+    images = torch.cat([image for _, _, image in halves])
+    images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+    with accelerator.autocast():
+        logits = learner.model(images)
+    total, parts = torch.zeros((), device=device), {}
+    supervised = sum(len(image) for kind, _, image in halves if kind != "unlabelled")
+    for (kind, half, _), answer in zip(halves, logits.split([len(image) for _, _, image in halves]), strict=True):
+        if kind == "unlabelled":
+            settings = learner.round.consistency
+            weak = half["image"].to(device, memory_format=torch.channels_last)
+            with accelerator.autocast():
+                loss, kept = teach(answer, learner.ema, weak, settings, task)
+            parts |= {"consistency": loss.item(), "kept": kept.item()}
+            total = total + ramp(epoch, settings) * loss
+            continue
+        loss = labelled_loss(learner, answer, half["target"].to(device, non_blocking=True))
+        parts[kind] = loss.item()
+        total = total + loss * (len(answer) / supervised)
+    return total, parts | {"loss": total.item()}
+
+
+def labelled_loss(learner: Learner, logits: Tensor, target: Tensor) -> Tensor:
+    """The loss on real or pseudo labels, hard or soft, exact over processes."""
+    task, accelerator = learner.config.task, learner.accelerator
+
+    def average(count: Tensor) -> Tensor:
+        return accelerator.reduce(count, reduction="mean") if accelerator.num_processes > 1 else count
+
+    if target.is_floating_point():
+        return soft_loss(logits, target, task)
+    return segmentation_loss(logits, target, learner.round.train.loss, task, learner.class_weights, average)
+
+
+def make_predictor(model: nn.Module, config: Config, train: Train, device: torch.device, tta: bool) -> Predictor:
+    """A model ready to answer; TTA as the config says."""
+    activation = "softmax" if config.task in ("multiclass", "instances") else "sigmoid"
+    model = model.eval().to(device, memory_format=torch.channels_last)
+    return Predictor(model, config.predict, activation, device, train.precision, tta)
+
+
+def read_inputs(config: Config, paths: Paths, images: Iterable[tuple[str, str]]) -> Iterator[tuple[str, np.ndarray]]:
+    """`(image_id, path)` → `(image_id, (C, H, W) float32)` at the working scale, one at a time."""
+    for image_id, path in images:
+        image, mean, std = load_image(paths.resolve(path), config.image)
+        yield image_id, normalise(image, mean, std, 255.0 if image.dtype == np.uint8 else 1.0)
+
+
+def evaluate(learner: Learner, records: list[Record], paths: Paths) -> dict[str, float]:
+    """Scores of the learner's predictive weights on labelled images, at their own size, with the config's thresholds."""
+    config = learner.config
+    predictor = make_predictor(learner.predictive, config, learner.round.train, learner.accelerator.device, tta=False)
+    parameters, known = starting_parameters(config), {record.image_id: record for record in records}
+
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        inputs = read_inputs(config, paths, ((record.image_id, record.image) for record in records))
+        bands: dict[str, list[np.ndarray]] = {}
+        for image_id, shape, top, band in predict_images(predictor, inputs):
+            bands.setdefault(image_id, []).append(band)
+            if top + band.shape[1] == shape[1]:
+                record = known[image_id]
+                probabilities = resize_probabilities(np.concatenate(bands.pop(image_id), axis=1), record.size)
+                yield record_truth(record, paths), to_label(probabilities, config.task, parameters)
+
+    return score_pairs(config, pairs())
+
+
+def record_truth(record: Record, paths: Paths) -> np.ndarray:
+    """A record's label at the image's own size: its mask, or else its points with all other pixels unknown."""
+    if record.mask:
+        return read_mask(paths.resolve(record.mask))
+    return rasterise(record.points, record.size)
+
+
+def _not_finite(batch: dict[str, dict], step: int) -> str:
+    ids = ", ".join(image_id for half in batch.values() for image_id in half["image_id"])
+    return (
+        f"step {step}: the loss is not finite (images {ids}); lower train.learning_rate, look at these images, "
+        "or set train.precision=fp32"
+    )

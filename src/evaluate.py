@@ -1,0 +1,220 @@
+"""Score every phase out of fold and on hidden labels, fit the postprocessing, and print the table of phases.
+
+    python src/evaluate.py
+    python src/evaluate.py --config configs/dubai.yaml --print
+
+Out of fold, each labelled image is scored by the models that never saw it. The fitted row is nested: each fold is
+scored with what was fitted on the others. Hidden labels, where the data has any, are scored and nothing else.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts import Paths, Stage, read_json, stage_settings, write_json
+from cli import make_parser, open_config, run_script
+from config import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fitting import Fitted
+    from postprocess import Parameters
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one store to be scored: those of a fold out of fold, or (fold None) those with a hidden label."""
+
+    store: Path
+    parameters: "Parameters"
+    fold: int | None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A row of the table: the parts scored together out of fold, and the stores scored one by one on hidden labels."""
+
+    name: str
+    round: int
+    oof: tuple[Part, ...]
+    hidden: tuple[Part, ...]
+
+
+def main(args: argparse.Namespace) -> None:
+    config, paths = open_config(args)
+    if args.print:
+        print(format_table(read_json(paths.scores)))
+        return
+    stage = evaluate_stage(config, paths)
+    if stage.done(args.fresh):
+        print("evaluated already")
+        return
+    from postprocess import starting_parameters
+
+    start = starting_parameters(config)
+    rows = score_phases(config, paths, list_phases(config, paths, start))
+    post: dict[str, Any] = {"metric": config.metric, "fitted": False, "parameters": asdict(start)}
+    if config.postprocess.fit:
+        fitted = fit(config, paths)
+        row = score_phases(config, paths, [fitted_phase(config, paths, fitted)])[0]
+        # thresholds that do not pay on folds they were not fitted on are not used
+        helps = row["oof"] > rows[-1]["oof"]
+        scores = {"unfitted": rows[-1]["oof"], "plain": fitted.plain, "nested": row["oof"]}
+        post |= {"fitted": helps, "out_of_fold": scores, "tried": asdict(fitted.parameters)}
+        if helps:
+            post["parameters"] = asdict(fitted.parameters)
+        rows.append(row | {"used": helps})
+    write_json(paths.postprocess, post)
+    result = {"metric": config.metric, "task": config.task, "hidden": config.data.solution_of, "phases": rows}
+    write_json(paths.scores, result)
+    stage.finish()
+    print(format_table(result))
+
+
+def evaluate_stage(config: Config, paths: Paths) -> Stage:
+    settings = stage_settings(config, "task", "classes", "postprocess")
+    manifests = [
+        paths.run(round, fold) / "manifest.json"
+        for round in range(len(config.rounds))
+        for fold in range(config.folds.count)
+    ]
+    inputs = (paths.index, paths.folds, paths.runs / "ensemble" / "manifest.json", *manifests)
+    return Stage(paths.runs / "evaluation.json", settings, inputs)
+
+
+def list_phases(config: Config, paths: Paths, start: "Parameters") -> list[Phase]:
+    """supervised → + each pseudo-label round → + fine-tune → + TTA → + ensemble, all with the config's thresholds."""
+    folds, last, split = range(config.folds.count), len(config.rounds) - 1, config.data.solution_of
+
+    def phase(name: str, round: int, tta: bool) -> Phase:
+        stores = [(paths.probabilities(round, fold, "oof", tta), fold) for fold in folds]
+        hidden = (paths.probabilities(round, fold, split, tta) for fold in folds)
+        oof = tuple(Part(store, start, fold) for store, fold in stores)
+        return Phase(name, round, oof, tuple(Part(store, start, None) for store in hidden))
+
+    phases = [phase(phase_name(config, round), round, False) for round in range(last + 1)]
+    if config.predict.tta != "none":
+        phases.append(phase("+ TTA", last, True))
+    oof = tuple(Part(paths.ensemble("oof"), start, fold) for fold in folds)
+    return [*phases, Phase("+ ensemble", last, oof, (Part(paths.ensemble(split), start, None),))]
+
+
+def phase_name(config: Config, round: int) -> str:
+    names = {"warmup": "supervised", "joint": "+ pseudo-labels", "finetune": "+ fine-tune"}
+    one = config.rounds[round]
+    name = "+ mean teacher" if one.phase == "joint" and one.pseudo is None else names[one.phase]
+    name = "+ supervised" if round and one.phase == "warmup" else name
+    same = sum(config.rounds[other].phase == one.phase for other in range(len(config.rounds)))
+    return f"{name}, round {round}" if same > 1 else name
+
+
+def fitted_phase(config: Config, paths: Paths, fitted: "Fitted") -> Phase:
+    oof = tuple(Part(paths.ensemble("oof"), parameters, fold) for fold, parameters in sorted(fitted.by_fold.items()))
+    hidden = (Part(paths.ensemble(config.data.solution_of), fitted.parameters, None),)
+    return Phase("+ fitted thresholds", len(config.rounds) - 1, oof, hidden)
+
+
+def fit(config: Config, paths: Paths) -> "Fitted":
+    """Fit the postprocessing on the ensemble's out-of-fold predictions."""
+    from fitting import fit_parameters
+
+    def images() -> Iterator[tuple[int, "np.ndarray", "np.ndarray"]]:
+        for fold in range(config.folds.count):
+            for _, truth, probabilities in read_part(config, paths, Part(paths.ensemble("oof"), None, fold)):
+                yield fold, truth, probabilities
+
+    return fit_parameters(config, images())
+
+
+def score_phases(config: Config, paths: Paths, phases: list[Phase]) -> list[dict[str, Any]]:
+    """A row a phase: its pooled out-of-fold scores, those of each fold, and the mean of its stores' hidden scores."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    jobs: list[tuple[Part, ...]] = []
+    for phase in phases:
+        jobs += [phase.oof, *((part,) for part in phase.oof), *((part,) for part in phase.hidden)]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        answers = list(pool.map(score_parts, *zip(*((config, paths, job) for job in jobs), strict=True)))
+    scores, rows = iter(answers), []
+    for phase in phases:
+        pooled, folds = next(scores), [next(scores) for _ in phase.oof]
+        hidden = [answer for answer in (next(scores) for _ in phase.hidden) if answer]
+        means = {key: sum(one[key] for one in hidden) / len(hidden) for key in hidden[0]} if hidden else {}
+        rows.append(
+            {
+                "name": phase.name,
+                "round": phase.round,
+                "oof": pooled[config.metric],
+                "folds": [one[config.metric] for one in folds],
+                "hidden": means.get(config.metric),
+                "oof_scores": pooled,
+                "hidden_scores": means,
+            }
+        )
+    return rows
+
+
+def score_parts(config: Config, paths: Paths, parts: tuple[Part, ...]) -> dict[str, float]:
+    """Scores of all images of some parts together; {} where none of them has a label."""
+    from postprocess import to_label
+    from scoring import score_pairs
+
+    def pairs() -> Iterator[tuple["np.ndarray", "np.ndarray"]]:
+        for part in parts:
+            for _, truth, probabilities in read_part(config, paths, part):
+                yield truth, to_label(probabilities, config.task, part.parameters)
+
+    if parts[0].fold is None and not (paths.data / "solution").is_dir():
+        return {}
+    return score_pairs(config, pairs())
+
+
+def read_part(config: Config, paths: Paths, part: Part) -> Iterator[tuple[str, "np.ndarray", "np.ndarray"]]:
+    """`(image_id, truth, probabilities)` at each image's own size, joined on ids."""
+    import pandas as pd
+
+    from artifacts import ProbabilityStore
+    from dataset import make_records
+    from engine import record_truth
+    from images import read_mask
+    from index import read_index
+    from points import load_points
+    from postprocess import resize_probabilities
+    from scoring import hidden_truth
+
+    store, table = ProbabilityStore(part.store), read_index(paths)
+    points = load_points(paths.points) if table["points"].any() else None
+    table = table[table["image_id"].isin(set(store.image_ids))]
+    if part.fold is not None:
+        folds = pd.read_csv(paths.folds, dtype={"image_id": str}, keep_default_na=False)
+        table = table[table["image_id"].isin(set(folds.loc[folds["fold"] == part.fold, "image_id"]))]
+    for record in make_records(table, points):
+        if part.fold is not None:
+            truth = record_truth(record, paths)
+        elif hidden := hidden_truth(paths, record.image_id):
+            truth = read_mask(hidden)
+        else:
+            continue
+        yield record.image_id, truth, resize_probabilities(store.read(record.image_id), record.size)
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """The table of phases in 80 columns."""
+    metric, phases = result["metric"], result["phases"]
+    lines = [f"{metric:<26} {'out of fold':>12} {'over folds':>16} {'hidden':>8}"]
+    for row in phases:
+        folds = f"{min(row['folds']):.4f}-{max(row['folds']):.4f}"
+        hidden = "-" if row["hidden"] is None else f"{row['hidden']:.4f}"
+        unused = "" if row.get("used", True) else "  (not used)"
+        lines.append(f"{row['name']:<26} {row['oof']:>12.4f} {folds:>16} {hidden:>8}{unused}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = make_parser(__doc__)
+    parser.add_argument("--print", action="store_true", help="only print the table of the last evaluation")
+    run_script(main, parser)

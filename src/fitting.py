@@ -1,0 +1,186 @@
+"""Fit what postprocessing takes on out-of-fold predictions, and say honestly how good it is.
+
+    fitted = fit_parameters(config, images)  # images: (fold, truth, probabilities), streamed
+    fitted.parameters, fitted.plain, fitted.nested
+
+Every candidate is scored on every image once, as a numerator and a denominator whose sums over images make the score.
+The best column is the choice; the nested score judges each fold by the column that is best on the other folds.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from config import IGNORE_INDEX, Config
+from metrics import average_precision, dice_score
+from postprocess import Parameters, drop_small, starting_parameters, to_label
+
+AREA_SHARES = (0.0, 0.0005, 0.002, 0.008)  # of an image's pixels: the smallest parts that are tried
+THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(17))
+SCALES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.45, 2.0)
+SAMPLED = 20000  # pixels an image that class scales are fitted on
+
+
+@dataclass(frozen=True)
+class Fitted:
+    parameters: Parameters
+    plain: float  # the score of the choice on the very images that chose it
+    nested: float  # each fold scored with the choice of the others
+    by_fold: dict[int, Parameters]  # that choice
+
+
+def fit_parameters(config: Config, images: Iterable[tuple[int, np.ndarray, np.ndarray]]) -> Fitted:
+    """Fit on `(fold, truth, probabilities (K, H, W) at the image's own size)`; one image is held at a time.
+
+    Binary and multilabel: a threshold and a smallest area a class. Instances: thresholds of foreground and marker and
+    the smallest area. Multiclass: a scale a class.
+    """
+    start = starting_parameters(config)
+    if config.task == "multiclass":
+        return _fit_scales(config, start, images)
+    if config.task == "instances":
+        candidates = _instance_candidates(start)
+        folds, scores = _score_images(images, lambda truth, answer: _score_instances(truth, answer, candidates))
+        return _choose(folds, scores, candidates)
+    areas: list[int] = []
+    per_class: list[Fitted] = []
+    folds, scores = _score_images(images, lambda truth, answer: _score_planes(config, truth, answer, areas))
+    for number in range(len(config.classes)):
+        candidates = [
+            replace(start, thresholds=(threshold,), min_areas=(area,)) for threshold in THRESHOLDS for area in areas
+        ]
+        per_class.append(_choose(folds, scores[:, number], candidates))
+
+    def join(chosen: list[Parameters]) -> Parameters:
+        thresholds = tuple(one.thresholds[0] for one in chosen)
+        return replace(start, thresholds=thresholds, min_areas=tuple(one.min_areas[0] for one in chosen))
+
+    by_fold = {fold: join([one.by_fold[fold] for one in per_class]) for fold in set(folds)}
+    return Fitted(
+        join([one.parameters for one in per_class]),
+        float(np.mean([one.plain for one in per_class])),
+        float(np.mean([one.nested for one in per_class])),
+        by_fold,
+    )
+
+
+def _score_images(images: Iterable, score: object) -> tuple[list[int], np.ndarray]:
+    folds, rows = [], []
+    for fold, truth, answer in images:
+        folds.append(fold)
+        rows.append(score(truth, answer))
+    return folds, np.array(rows)
+
+
+def _choose(folds: list[int], scores: np.ndarray, candidates: list[Parameters]) -> Fitted:
+    """`scores` `(images, candidates, 2)`: numerators and denominators."""
+    places = np.array(folds)
+
+    def best(chosen: np.ndarray) -> int:
+        sums = scores[chosen].sum(0)
+        return int((sums[:, 0] / np.maximum(sums[:, 1], 1e-12)).argmax())
+
+    overall = best(np.ones(len(places), bool))
+    by_fold = {fold: best(places != fold) for fold in sorted(set(folds))}
+    nested = sum(scores[places == fold, column].sum(0) for fold, column in by_fold.items())
+    plain = scores[:, overall].sum(0)
+    return Fitted(
+        candidates[overall],
+        float(plain[0] / max(plain[1], 1e-12)),
+        float(nested[0] / max(nested[1], 1e-12)),
+        {fold: candidates[column] for fold, column in by_fold.items()},
+    )
+
+
+def _instance_candidates(start: Parameters) -> list[Parameters]:
+    foregrounds, markers, areas = (0.35, 0.45, 0.5, 0.55, 0.65), (0.35, 0.5, 0.6, 0.7), (0, 15, 30)
+    return [
+        replace(start, thresholds=(foreground,), marker_threshold=marker, min_areas=(area,))
+        for foreground in foregrounds
+        for marker in markers
+        for area in areas
+    ]
+
+
+def _score_instances(truth: np.ndarray, answer: np.ndarray, candidates: list[Parameters]) -> np.ndarray:
+    scores = []
+    for candidate in candidates:
+        if candidate.min_areas == (0,):  # the watershed is the cost: smaller areas are dropped from one result
+            whole = to_label(answer, "instances", candidate)
+            areas = np.bincount(whole.ravel())
+        keep = areas >= candidate.min_areas[0]
+        keep[0] = False
+        scores.append((average_precision(truth, np.where(keep[whole], whole, 0)), 1.0))
+    return np.array(scores)
+
+
+def _score_planes(config: Config, truth: np.ndarray, answer: np.ndarray, areas: list[int]) -> np.ndarray:
+    """`(classes, candidates, 2)`: Dice and 1, or intersection and union where the metric is "miou"."""
+    if not areas:
+        areas += sorted({round(share * answer[0].size) for share in AREA_SHARES})
+    truths = truth[None] if truth.ndim == 2 else truth.transpose(2, 0, 1)
+    rows = []
+    for true_plane, plane in zip(truths, answer, strict=True):
+        row = []
+        for threshold in THRESHOLDS:
+            mask = plane >= threshold
+            row += [_compare(true_plane, drop_small(mask, area), config.metric) for area in areas]
+        rows.append(row)
+    return np.array(rows)
+
+
+def _compare(truth: np.ndarray, mask: np.ndarray, metric: str) -> tuple[float, float]:
+    if metric == "dice":
+        return dice_score(truth, mask.astype(np.uint8)), 1.0
+    known = truth != IGNORE_INDEX
+    present = (truth == 1) & known
+    return float((present & mask).sum()), float(((present | mask) & known).sum())
+
+
+def _fit_scales(config: Config, start: Parameters, images: Iterable) -> Fitted:
+    """Class scales by coordinate ascent of mIoU on a sample of pixels."""
+    folds, truths, answers = [], [], []
+    for number, (fold, truth, answer) in enumerate(images):
+        known = np.flatnonzero(truth.ravel() != IGNORE_INDEX)
+        picked = np.random.default_rng(number).choice(known, min(SAMPLED, len(known)), replace=False)
+        truths.append(truth.ravel()[picked])
+        answers.append(answer.reshape(len(answer), -1)[:, picked])
+        folds += [fold] * len(picked)
+    places, truth, answer = np.array(folds), np.concatenate(truths).astype(np.int64), np.concatenate(answers, axis=1)
+    by_fold = {}
+    nested = np.zeros((len(config.classes),) * 2, np.int64)
+    for fold in np.unique(places):
+        mine = places == fold
+        scales = _ascend(truth[~mine], answer[:, ~mine])
+        by_fold[int(fold)] = replace(start, class_scales=scales)
+        nested += _confusion(truth[mine], answer[:, mine], scales)
+    scales = _ascend(truth, answer)
+    plain = _confusion(truth, answer, scales)
+    return Fitted(replace(start, class_scales=scales), _miou(plain), _miou(nested), by_fold)
+
+
+def _ascend(truth: np.ndarray, answer: np.ndarray) -> tuple[float, ...]:
+    scales = np.ones(len(answer))
+    best = _miou(_confusion(truth, answer, scales))
+    for _ in range(2):
+        for number in range(len(scales)):
+            for factor in SCALES:
+                tried = scales.copy()
+                tried[number] = factor
+                score = _miou(_confusion(truth, answer, tried))
+                if score > best + 1e-5:
+                    best, scales = score, tried
+    return tuple(float(scale) for scale in scales)
+
+
+def _confusion(truth: np.ndarray, answer: np.ndarray, scales: Iterable[float]) -> np.ndarray:
+    label = (answer * np.float32(list(scales))[:, None]).argmax(0)
+    classes = len(answer)
+    return np.bincount(truth * classes + label, minlength=classes**2).reshape(classes, classes)
+
+
+def _miou(counts: np.ndarray) -> float:
+    both, either = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
+    return float((both[either > 0] / either[either > 0]).mean())

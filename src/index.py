@@ -1,0 +1,203 @@
+"""From whatever layout the data came in to one list of images, and the index every other stage reads.
+
+    images = list_images(config.data, root)  # which files are images, of which id, group and split
+    masks = match_masks(config.data, root, images, config.data.labels.path)  # id → mask file
+    index = read_index(paths)  # the table prepare.py wrote, a row an image
+
+A template is a path below the data's root: `{tile}/images/{part}.jpg`. A named field matches anything but `/` and must
+read the same wherever it is repeated; `*` matches anything but `/`.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from artifacts import Paths
+from config import Data
+from errors import UserError
+from images import image_size
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("labelled", "unlabelled", "test")
+COLUMNS = ("image_id", "image", "mask", "points", "group", "split", "height", "width")
+FIELD = re.compile(r"\{([A-Za-z_]\w*)\}|(\*)")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image as the layout has it. Those of `data.images` are "labelled" until a label turns out to be missing."""
+
+    image_id: str
+    path: Path
+    fields: dict[str, str]
+    group: str
+    split: str
+    size: tuple[int, int]  # height, width
+
+
+def read_index(paths: Paths) -> "pd.DataFrame":
+    """The index, sorted by image_id; points, height and width are integers, all else is text.
+
+    Raises UserError where it is missing or is no index.
+    """
+    import pandas as pd
+
+    if not paths.index.is_file():
+        raise UserError(f"{paths.index}: missing; run python src/prepare.py with this config first")
+    table = pd.read_csv(paths.index, dtype=str, keep_default_na=False)
+    if tuple(table.columns) != COLUMNS:
+        raise UserError(f"{paths.index}: its columns are not {', '.join(COLUMNS)}; run prepare.py --fresh")
+    return table.astype({"points": int, "height": int, "width": int})
+
+
+def list_images(data: Data, root: Path) -> list[ImageFile]:
+    """All images of the data, sorted by id. Raises UserError for an empty folder, a template that nothing matches, two
+    images of one id, an id or group of unknown fields, and an image whose header cannot be read."""
+    if not root.is_dir():
+        raise UserError(f"data.root: no folder {root}; unpack the data there or set data.root to where it is")
+    if data.labels.kind != "none" and not (data.images and data.labels.path):
+        raise UserError("data.images and data.labels.path: say where the labelled images and their labels are")
+    # "{id}.tif" also matches what "{id}_mask.tif" does
+    beside = data.labels.kind == "masks" and data.labels.path != data.images
+    masks = {path for path, _ in find_files(root, data.labels.path, "data.labels.path")} if beside else set()
+    images: dict[str, ImageFile] = {}
+    for split, template in zip(SPLITS, (data.images, data.unlabelled, data.test), strict=True):
+        key = "data.images" if split == "labelled" else f"data.{split}"
+        for path, fields in find_files(root, template, key) if template else ():
+            if path in masks:
+                continue
+            image_id = fill(data.id, fields, "data.id", template)
+            # a pool or test set may lie outside the groups
+            grouped = split == "labelled" or field_names(data.group) <= fields.keys()
+            group = fill(data.group, fields, "data.group", template) if grouped else ""
+            if image_id in images:
+                other = images[image_id].path
+                raise UserError(f"data.id: {other} and {path} are both {image_id!r}; use more of the template's fields")
+            images[image_id] = ImageFile(image_id, path, fields, group, split, image_size(path))
+    return [images[image_id] for image_id in sorted(images)]
+
+
+def find_files(root: Path, template: str, key: str) -> list[tuple[Path, dict[str, str]]]:
+    """Files below `root` that match a template, sorted, with what each field read. `key` names the template in errors.
+
+    Raises UserError, with an example of what is there, where nothing matches.
+    """
+    if not template or template.startswith("/") or ".." in template.split("/"):
+        raise UserError(f"{key}: {template!r} is no path below data.root ({root}); write it from there")
+    pattern, glob, seen, end = "", "", set(), 0
+    for part in FIELD.finditer(template):
+        literal, name = template[end : part.start()], part[1]
+        field = "[^/]*" if name is None else f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
+        pattern += re.escape(literal) + field
+        glob += re.sub(r"([\[?])", r"[\1]", literal) + "*"  # a literal "[" or "?" must not act as a wildcard
+        seen.add(name)
+        end = part.end()
+    pattern += re.escape(template[end:])
+    glob += re.sub(r"([\[?])", r"[\1]", template[end:])
+    found = []
+    for path in sorted(root.glob(glob)):
+        relative = path.relative_to(root).as_posix()
+        match = re.fullmatch(pattern, relative)
+        hidden = any(part.startswith(".") for part in relative.split("/"))  # ".DS_Store", "._a.jpg"
+        if match and not hidden and path.is_file():
+            found.append((path, match.groupdict()))
+    if not found:
+        raise UserError(f"{key}: no file matches {template!r} below {root}; {_example(root, template)}")
+    return found
+
+
+def match_masks(
+    data: Data, root: Path, images: Sequence[ImageFile], template: str, *, key: str, complete: bool = True
+) -> dict[str, Path]:
+    """Which mask file belongs to which image id, over the fields both templates share or by the last number.
+
+    Images without a mask are left out. Raises UserError for two masks of one image and, if `complete`, for a mask
+    without an image.
+    """
+    number = data.labels.match == "number"
+    shared = field_names(template) & set.intersection(*(set(image.fields) for image in images))
+    if number:  # the number stands for the file's name, so only its folders have to agree
+        shared &= field_names(template.rpartition("/")[0])
+    elif not shared:
+        raise UserError(f"{key}: {template!r} shares no field with data.images; name one alike, or match: number")
+    masks: dict[tuple[str | int, ...], Path] = {}
+    for path, fields in find_files(root, template, key):
+        join = _join_key(path, fields, shared, number)
+        if join in masks:
+            raise UserError(f"{key}: {masks[join]} and {path} are masks of one image; keep one or name more fields")
+        masks[join] = path
+    matched: dict[str, Path] = {}
+    owners: dict[tuple[str | int, ...], Path] = {}
+    for image in images:
+        join = _join_key(image.path, image.fields, shared, number)
+        if join in masks:
+            if join in owners:
+                raise UserError(f"{key}: {masks[join]} fits {owners[join]} and {image.path}; name more fields")
+            owners[join] = image.path
+            matched[image.image_id] = masks[join]
+    orphans = [path for join, path in masks.items() if join not in owners]
+    if complete and orphans:
+        raise UserError(f"{orphans[0]}: a mask without an image ({len(orphans)} such); add its image or remove it")
+    return matched
+
+
+def settle_splits(data: Data, images: Sequence[ImageFile], labelled: set[str]) -> list[ImageFile]:
+    """Give every image its split, now that it is known which have a label.
+
+    Raises UserError for an image without one where `labels.without_label` is "error", and for a split that stays empty.
+    """
+    instead = "unlabelled" if data.labels.kind == "none" else data.labels.without_label
+    settled = []
+    for image in images:
+        if image.split == "labelled" and image.image_id not in labelled:
+            if instead == "error":
+                raise UserError(
+                    f"{image.path}: image {image.image_id!r} has no label in {data.labels.path}; add one, remove "
+                    "the image, or set data.labels.without_label to unlabelled or test"
+                )
+            image = replace(image, split=instead)
+        settled.append(image)
+    needed = {"labelled"} if data.labels.kind != "none" else set()
+    if instead == "test":
+        needed.add("test")
+    for split in sorted(needed - {image.split for image in settled}):
+        raise UserError(f"data: no image is {split}; check data.labels.path and data.labels.without_label")
+    return settled
+
+
+def field_names(template: str) -> set[str]:
+    return {part[1] for part in FIELD.finditer(template) if part[1]}
+
+
+def fill(template: str, fields: dict[str, str], key: str, source: str) -> str:
+    """Put a file's fields into an id or a group. Raises UserError for a field its template does not name."""
+    missing = field_names(template) - fields.keys()
+    if missing:
+        raise UserError(f"{key}: {template!r} uses {{{min(missing)}}}, which {source!r} does not name")
+    return FIELD.sub(lambda part: fields[part[1]] if part[1] else part[0], template)
+
+
+def _join_key(path: Path, fields: dict[str, str], shared: set[str], number: bool) -> tuple[str | int, ...]:
+    key: tuple[str | int, ...] = tuple(fields[name] for name in sorted(shared))
+    if not number:
+        return key
+    digits = re.findall(r"\d+", path.stem)
+    if not digits:
+        raise UserError(f"{path}: no number in its name to match by; rename it or use match: fields")
+    return (*key, int(digits[-1]))
+
+
+def _example(root: Path, template: str) -> str:
+    """What lies where a template should have matched, for the person who wrote it."""
+    folder = root
+    for part in Path(template).parts[:-1]:
+        if FIELD.search(part) or not (folder / part).is_dir():
+            break
+        folder = folder / part
+    files: Iterator[Path] = (path for path in sorted(folder.iterdir()) for path in [path, *path.rglob("*")])
+    first = next((path for path in files if path.is_file() and not path.name.startswith(".")), None)
+    return f"there is for example {first.relative_to(root).as_posix()}" if first else f"{folder} is empty"

@@ -1,0 +1,153 @@
+"""From a model and images to probabilities: sliding window, smooth weights, test-time augmentation.
+
+    predictor = Predictor(model, config.predict, activation="softmax", device=device)
+    for image_id, top, probabilities in predict_images(predictor, images): ...
+
+Takes a model and arrays, knows no paths. Small images of like size share batches; a large image is answered in bands
+of rows as its windows are done, so that memory does not grow with its height.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import ttach
+from torch import Tensor, nn
+from torch.nn import functional
+
+from config import Predict
+from runtime import autocast
+
+STRIDE = 32  # the networks' sides must be multiples of it
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model in its eval state and how it is asked."""
+
+    model: nn.Module
+    settings: Predict
+    activation: Literal["softmax", "sigmoid"]
+    device: torch.device
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    tta: bool = False
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """`(N, C, H, W) float32` → probabilities `(N, K, H, W) float32`, averaged over views and scales."""
+        images = images.to(self.device, non_blocking=True)
+        scales = self.settings.scales if self.tta else (1.0,)
+        views = tta_views(self.settings.tta if self.tta else "none")
+        total = torch.zeros(())
+        for scale in scales:
+            scaled = images if scale == 1.0 else _rescale(images, scale)
+            answer = torch.zeros(())
+            for view in views:
+                answer = answer + view.deaugment_mask(self._probabilities(view.augment_image(scaled)))
+            if answer.shape[-2:] != images.shape[-2:]:
+                answer = functional.interpolate(answer, images.shape[-2:], mode="bilinear", antialias=scale > 1.0)
+            total = total + answer
+        return total / (len(scales) * len(views))
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        padded = _pad(images, -height % STRIDE, -width % STRIDE).contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, self.precision):
+            logits = self.model(padded)
+        logits = logits[..., :height, :width].float()
+        return logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
+
+
+def tta_views(kind: Literal["none", "flips", "d4"]) -> list:
+    """ttach's transformers: the identity first; "flips" are 4 views, "d4" all 8 of the square."""
+    compositions = {
+        "none": ttach.Compose([]),
+        "flips": ttach.Compose([ttach.HorizontalFlip(), ttach.VerticalFlip()]),
+        "d4": ttach.Compose([ttach.HorizontalFlip(), ttach.Rotate90(angles=[0, 90, 180, 270])]),
+    }
+    return list(compositions[kind])
+
+
+def predict_images(
+    predictor: Predictor, images: Iterable[tuple[str, np.ndarray]]
+) -> Iterator[tuple[str, tuple[int, int, int], int, np.ndarray]]:
+    """Answer `(image_id, (C, H, W) float32)` with `(image_id, whole shape, top row, (K, h, W) float32)` bands.
+
+    Images that fit the window come back as one band each, in batches of like size and so not in order; larger ones in
+    bands from top to bottom.
+    """
+    window, waiting = predictor.settings.window, defaultdict(list)
+    for image_id, image in images:
+        if max(image.shape[-2:]) > window:
+            for shape, top, band in slide(predictor, image):
+                yield image_id, shape, top, band
+            continue
+        queue = waiting[image.shape]
+        queue.append((image_id, image))
+        if len(queue) == predictor.settings.batch_size:
+            yield from _answer_batch(predictor, waiting.pop(image.shape))
+    for queue in waiting.values():
+        yield from _answer_batch(predictor, queue)
+
+
+def slide(predictor: Predictor, image: np.ndarray) -> Iterator[tuple[tuple[int, int, int], int, np.ndarray]]:
+    """Slide a window over `(C, H, W)`, blend the answers by smooth weights, yield bands of rows that are complete."""
+    settings = predictor.settings
+    height, width = image.shape[-2:]
+    rows, columns = (window_starts(side, settings.window, settings.overlap) for side in (height, width))
+    tall, wide = min(settings.window, height), min(settings.window, width)
+    weight = smooth_weight(tall, wide)
+    total, weights, start = None, np.zeros((tall, width), np.float32), 0
+    for row, next_row in zip(rows, [*rows[1:], height], strict=True):
+        for first in range(0, len(columns), settings.batch_size):
+            lefts = columns[first : first + settings.batch_size]
+            tiles = np.stack([image[:, row : row + tall, left : left + wide] for left in lefts])
+            answers = predictor(torch.from_numpy(tiles)).cpu().numpy()
+            if total is None:
+                total = np.zeros((answers.shape[1], tall, width), np.float32)
+            for left, answer in zip(lefts, answers, strict=True):
+                total[:, :, left : left + wide] += answer * weight
+                weights[:, left : left + wide] += weight
+        done = next_row - start
+        yield (len(total), height, width), start, total[:, :done] / weights[:done]
+        # rows below stay: the next windows add to them
+        total = np.concatenate([total[:, done:], np.zeros((len(total), done, width), np.float32)], axis=1)
+        weights = np.concatenate([weights[done:], np.zeros((done, width), np.float32)])
+        start = next_row
+
+
+def window_starts(side: int, window: int, overlap: float) -> list[int]:
+    """Evenly spread starts of windows that cover a side, neighbours overlapping by at least `overlap`."""
+    if side <= window:
+        return [0]
+    count = int(np.ceil((side - window) / (window * (1.0 - overlap)))) + 1
+    return [round(place) for place in np.linspace(0, side - window, count)]
+
+
+def smooth_weight(height: int, width: int) -> np.ndarray:
+    """`(height, width) float32`: a raised cosine that falls towards the edges, never quite to 0."""
+    rows, columns = ((np.arange(side) + 0.5) / side for side in (height, width))
+    profile = np.outer(np.sin(np.pi * rows) ** 2, np.sin(np.pi * columns) ** 2)
+    return np.maximum(profile, 1e-3).astype(np.float32)
+
+
+def _answer_batch(predictor: Predictor, batch: list[tuple[str, np.ndarray]]) -> Iterator[tuple]:
+    answers = predictor(torch.from_numpy(np.stack([image for _, image in batch]))).cpu().numpy()
+    for (image_id, _), answer in zip(batch, answers, strict=True):
+        yield image_id, answer.shape, 0, answer
+
+
+def _pad(images: Tensor, bottom: int, right: int) -> Tensor:
+    if not bottom and not right:
+        return images
+    # mirroring needs more pixels than it adds
+    mode = "reflect" if bottom < images.shape[-2] and right < images.shape[-1] else "replicate"
+    return functional.pad(images, (0, right, 0, bottom), mode=mode)
+
+
+def _rescale(images: Tensor, scale: float) -> Tensor:
+    size = [max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in images.shape[-2:]]
+    return functional.interpolate(images, size, mode="bilinear", antialias=scale < 1.0)

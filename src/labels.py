@@ -1,0 +1,207 @@
+"""Label files of any encoding → label arrays, what each image's label covers, and how an image looks.
+
+label = decode_mask(Path("masks/a.png"), config, unknown)  # see README.md, "Labels", for the shapes
+row = coverage(label, config)
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from config import IGNORE_INDEX, Config
+from errors import UserError
+from images import MAX_INSTANCES, colours_to_classes, full_scale, read_label_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Colour = tuple[int, int, int]
+
+
+def label_names(config: Config) -> tuple[str, ...]:
+    """The class of each label value: a binary task's 0 is "background", any other task's 0 is its first class."""
+    return ("background", *config.classes) if config.task == "binary" else config.classes
+
+
+def check_encoding(config: Config) -> None:
+    """Raises UserError where labels.encoding, palette, values or ignore do not fit the task and the classes."""
+    labels, names = config.data.labels, label_names(config)
+    fitting = {
+        "binary": ("index", "binary", "palette", "rgb_id"),
+        "multiclass": ("index", "binary", "palette", "rgb_id"),
+        "multilabel": ("binary",),  # a file with one plane a class; classes may overlap, which no single value can say
+        "instances": ("instances", "rgb_id", "index"),
+    }[config.task]
+    if labels.encoding not in fitting:
+        raise UserError(f"data.labels.encoding: {labels.encoding} holds no {config.task} labels; use {fitting[0]}")
+    if config.task == "instances" and labels.ignore:
+        raise UserError("data.labels.ignore: an instance map has no ignored pixels; leave it empty")
+    for key, table in (("palette", labels.palette), ("values", labels.values)):
+        for name in table:
+            if name not in names:
+                raise UserError(f"data.labels.{key}: no class {name!r}; the classes are {', '.join(names)}")
+        if len(set(table.values())) < len(table):
+            raise UserError(f"data.labels.{key}: two classes share one value; give each its own")
+        used = labels.encoding == "palette" if key == "palette" else bool(table)
+        absent = [name for name in names if name not in table and not (config.task == "binary" and name == names[0])]
+        if used and absent:
+            raise UserError(f"data.labels.{key}: class {absent[0]!r} has no value; give it one")
+    wanted = tuple if labels.encoding == "palette" else int
+    for value in labels.ignore:
+        if not isinstance(value, wanted):
+            kind = "colour [r, g, b]" if wanted is tuple else "number"
+            raise UserError(f"data.labels.ignore: {value!r} is no {kind}; {labels.encoding} masks need one")
+
+
+def decode_mask(path: Path, config: Config, unknown: Counter[Colour]) -> np.ndarray:
+    """A mask file as a label array of the task; pixels of colours outside the palette are added to `unknown`.
+
+    Binary and multiclass give `(H, W)` uint8 with 255 ignored, multilabel `(H, W, C)` uint8, instances `(H, W)` int32.
+    Raises UserError naming the file for a value outside the classes and a shape the encoding cannot have.
+    """
+    labels = config.data.labels
+    raw = read_label_file(path, colours=labels.encoding in ("palette", "rgb_id", "binary"))
+    if labels.encoding == "palette":
+        return _from_colours(_rgb(raw, path), config, unknown)
+    if labels.encoding == "binary":
+        return _from_binary(raw, path, config)
+    if labels.encoding == "rgb_id":
+        rgb = _rgb(raw, path).astype(np.int32)
+        values = rgb[..., 0] + 256 * rgb[..., 1]
+    else:
+        values = _one_plane(raw, path, labels.encoding).astype(np.int64)
+    if config.task == "instances":
+        return _number_instances(values, path)
+    return _from_values(values, path, config)
+
+
+def coverage(label: np.ndarray, config: Config) -> dict[str, int]:
+    """What a label array shows: pixels of each class, pixels labelled at all, instances."""
+    if config.task == "instances":
+        pixels = [int(np.count_nonzero(label))]
+        labelled, instances = label.size, int(np.unique(label[label > 0]).size)
+    elif config.task == "multilabel":
+        pixels = np.count_nonzero(label == 1, axis=(0, 1)).tolist()
+        labelled, instances = int((label != IGNORE_INDEX).any(axis=2).sum()), 0
+    else:
+        counts = np.bincount(label.ravel(), minlength=256)
+        pixels = counts[: len(label_names(config))].tolist()[-len(config.classes) :]
+        labelled, instances = int(label.size - counts[IGNORE_INDEX]), 0
+    return {f"pixels:{name}": count for name, count in zip(config.classes, pixels, strict=True)} | {
+        "labelled": labelled,
+        "instances": instances,
+    }
+
+
+def coverage_columns(config: Config) -> list[str]:
+    """The columns of coverage.csv: an image's id, what its label shows, its size and its look."""
+    pixels = [f"pixels:{name}" for name in config.classes]
+    return ["image_id", *pixels, "labelled", "instances", "height", "width", "brightness", "saturation"]
+
+
+def count_points(points: "pd.DataFrame", config: Config) -> dict[str, dict[str, int]]:
+    """What each image's points show, by image_id, as `coverage` has it but in points."""
+    names = label_names(config)
+    rows: dict[str, dict[str, int]] = {}
+    for image_id, classes in points.groupby("image_id")["class"]:
+        counts = {f"pixels:{name}": int((classes == names.index(name)).sum()) for name in config.classes}
+        rows[str(image_id)] = counts | {"labelled": len(classes), "instances": 0}
+    return rows
+
+
+def appearance(image: np.ndarray) -> dict[str, float]:
+    """How an image `(H, W, C)` looks, on a coarse grid: mean brightness and mean spread between channels, in [0, 1]."""
+    pixels = image[::4, ::4].astype(np.float32) / full_scale(image)
+    spread = pixels[..., :3].max(axis=2) - pixels[..., :3].min(axis=2)
+    return {"brightness": round(float(pixels.mean()), 5), "saturation": round(float(spread.mean()), 5)}
+
+
+def _rgb(raw: np.ndarray, path: Path) -> np.ndarray:
+    if raw.ndim == 2:
+        raw = np.repeat(raw[..., None], 3, axis=2)
+    if raw.shape[2] == 2 or raw.dtype != np.uint8:
+        raise UserError(f"{path}: a colour mask has 8-bit red, green and blue, not {raw.dtype} {raw.shape}")
+    return raw[..., :3]
+
+
+def _one_plane(raw: np.ndarray, path: Path, encoding: str) -> np.ndarray:
+    if raw.ndim == 2:
+        return raw
+    planes = raw[..., :3] if raw.shape[2] == 4 else raw[..., :1] if raw.shape[2] == 2 else raw
+    if (planes != planes[..., :1]).any():
+        raise UserError(f"{path}: a colour mask, but data.labels.encoding is {encoding}; use palette or rgb_id")
+    return planes[..., 0]
+
+
+def _from_colours(rgb: np.ndarray, config: Config, unknown: Counter[Colour]) -> np.ndarray:
+    labels = config.data.labels
+    # a binary task may leave its background out of the palette: it is black
+    palette = [labels.palette.get(name, (0, 0, 0)) for name in label_names(config)]
+    classes, others = colours_to_classes(rgb, palette, labels.ignore)
+    unknown.update(others)
+    return classes
+
+
+def _from_binary(raw: np.ndarray, path: Path, config: Config) -> np.ndarray:
+    if config.task == "multilabel":
+        if raw.ndim != 3 or raw.shape[2] != len(config.classes):
+            raise UserError(f"{path}: {raw.shape}; a multilabel mask has one plane for each of the classes")
+        return (raw != 0).astype(np.uint8)
+    if raw.ndim == 3:
+        raw = raw[..., : {2: 1, 4: 3}.get(raw.shape[2], raw.shape[2])].max(axis=2)
+    ignored = np.isin(raw, config.data.labels.ignore)
+    grey = np.where(ignored, 0, raw).astype(raw.dtype)
+    binary = _split_grey(grey) if _is_lossy(grey, path) else grey != 0
+    return np.where(ignored, IGNORE_INDEX, binary).astype(np.uint8)
+
+
+def _is_lossy(grey: np.ndarray, path: Path) -> bool:
+    """True for a JPEG, and for values crowding around 0 and 255: a mask that was a JPEG once, or was resized."""
+    if grey.dtype != np.uint8:
+        return False
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        return True
+    counts = np.bincount(grey.ravel(), minlength=256)
+    others = counts[1:255].sum()
+    return 0 < others < 0.2 * grey.size and counts[240:].sum() > others
+
+
+def _split_grey(grey: np.ndarray) -> np.ndarray:
+    if np.ptp(grey) < 64:  # one class fills the image, and Otsu's threshold would split its noise
+        return grey > 127
+    return cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1] > 0
+
+
+def _number_instances(values: np.ndarray, path: Path) -> np.ndarray:
+    if values.min() < 0:
+        raise UserError(f"{path}: instance number {values.min()}; use 0 for the background and 1 and up for instances")
+    if values.max() > MAX_INSTANCES:
+        values = np.searchsorted(np.unique(np.append(values, 0)), values)
+        if values.max() > MAX_INSTANCES:
+            raise UserError(f"{path}: more than {MAX_INSTANCES} instances; cut the image into parts")
+    return values.astype(np.int32)
+
+
+def _from_values(values: np.ndarray, path: Path, config: Config) -> np.ndarray:
+    labels, names = config.data.labels, label_names(config)
+    wanted = labels.values and ({names[0]: 0} if config.task == "binary" else {}) | labels.values
+    codes = [wanted[name] for name in names] if wanted else list(range(len(names)))
+    label = np.full(values.shape, IGNORE_INDEX, np.uint8)
+    known = np.isin(values, labels.ignore)
+    if labels.encoding == "index":
+        known |= values == IGNORE_INDEX
+    for number, code in enumerate(codes):
+        hits = values == code
+        label[hits] = number
+        known |= hits
+    if not known.all():
+        value = int(values[~known][0])
+        count = int(np.count_nonzero(values == value))
+        raise UserError(
+            f"{path}: value {value} ({count} pixels) is none of the {len(names)} classes; name it in "
+            "data.labels.values, or in data.labels.ignore if it means unknown"
+        )
+    return label

@@ -1,0 +1,79 @@
+"""Write the competition's file from the ensemble's test predictions, and its provenance beside it.
+
+    python src/make_submission.py
+    python src/make_submission.py --config configs/dubai.yaml
+
+Rows are joined on ids, stand in the sample file's order where there is one, and are validated before the file appears.
+"""
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from artifacts import Paths, Stage, fingerprint, read_json, settings_hash, stage_settings
+from cli import make_parser, open_config, run_script
+from config import Config
+from errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def main(args: argparse.Namespace) -> None:
+    config, paths = open_config(args)
+    stage = submission_stage(config, paths)
+    if stage.done(args.fresh) and paths.submission.is_file():
+        print(f"{paths.submission}: written already")
+        return
+    from formats import find_format, write_submission
+
+    sample = sample_file(config, paths)
+    rows = write_submission(
+        paths.submission, find_format(config.submission), config.classes, config.task, read_masks(config, paths), sample
+    )
+    scores = read_json(paths.scores)
+    used = [phase for phase in scores["phases"] if phase.get("used", True)][-1]
+    stage.finish(
+        config=config.name,
+        config_hash=settings_hash(config),
+        seed=config.seed,
+        out_of_fold={scores["metric"]: used["oof"], "folds": used["folds"]},
+        rows=rows,
+        sha256=fingerprint(paths.submission),
+    )
+    print(f"{paths.submission}: {rows} rows, {scores['metric']} {used['oof']:.4f} out of fold")
+
+
+def submission_stage(config: Config, paths: Paths) -> Stage:
+    settings = stage_settings(config, "task", "classes", "submission")
+    inputs = (paths.index, paths.postprocess, paths.scores, paths.runs / "ensemble" / "manifest.json")
+    return Stage(paths.submission.with_suffix(".json"), settings, inputs)
+
+
+def sample_file(config: Config, paths: Paths) -> Any:
+    """The competition's sample submission, or None where the config names none. Raises UserError where it is missing."""
+    if not config.data.sample_submission:
+        return None
+    root = paths.resolve(config.data.root) if config.data.root else paths.data / "raw"
+    sample = root / config.data.sample_submission
+    if not sample.is_file():
+        raise UserError(f"data.sample_submission: no file {sample}; put it there or drop the key")
+    return sample
+
+
+def read_masks(config: Config, paths: Paths) -> Iterator[tuple[str, "np.ndarray"]]:
+    """Every test image's label array at its own size, in the index's order."""
+    from artifacts import ProbabilityStore
+    from index import read_index
+    from postprocess import Parameters, resize_probabilities, to_label
+
+    values = read_json(paths.postprocess)["parameters"]
+    parameters = Parameters(**{key: tuple(one) if isinstance(one, list) else one for key, one in values.items()})
+    store, table = ProbabilityStore(paths.ensemble("test")), read_index(paths)
+    for row in table[table["split"] == "test"].to_dict("records"):
+        probabilities = resize_probabilities(store.read(row["image_id"]), (row["height"], row["width"]))
+        yield row["image_id"], to_label(probabilities, config.task, parameters)
+
+
+if __name__ == "__main__":
+    run_script(main, make_parser(__doc__))

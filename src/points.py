@@ -1,0 +1,104 @@
+"""Sparse labels: a table of points, `image_id,x,y,class`, and points drawn as a label array.
+
+points = read_points(Path("points.csv"), ("land", "water"), {"a": (256, 256)})
+label = rasterise(points[points.image_id == "a"], (128, 128), scale=0.5)
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from config import IGNORE_INDEX
+from errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ["image_id", "x", "y", "class"]
+
+
+def read_points(path: Path, names: Sequence[str], sizes: Mapping[str, tuple[int, int]]) -> "pd.DataFrame":
+    """A points table as integers: image_id, x (column), y (row), class (index into `names`), in the file's order.
+
+    `names` are the classes by label value, `sizes` the (height, width) of each image. Repeated rows count once. Raises
+    UserError naming the row for an unknown image or class, a point outside its image or between pixels, and two
+    classes at one pixel.
+    """
+    import pandas as pd
+
+    labels: dict[tuple[str, int, int], int] = {}
+    for number, (image_id, x, y, name) in _read_rows(path):
+        where = f"{path} row {number}"
+        if image_id not in sizes:
+            raise UserError(f"{where}: id {image_id!r} has no image; add the image or drop the row")
+        height, width = sizes[image_id]
+        if not (_is_whole(x) and _is_whole(y)):
+            raise UserError(f"{where}: x {x!r}, y {y!r} are not whole numbers; give the pixel's column and row")
+        if not (0 <= int(x) < width and 0 <= int(y) < height):
+            raise UserError(f"{where}: ({x}, {y}) is outside {image_id!r} of {width}x{height}; drop the row")
+        label = _class_number(name, names, where)
+        other = labels.setdefault((image_id, int(x), int(y)), label)
+        if other != label:
+            raise UserError(
+                f"{where}: pixel ({x}, {y}) of {image_id!r} is {names[label]!r} here but {names[other]!r} in a row "
+                "before; keep one"
+            )
+    return pd.DataFrame([(*place, label) for place, label in labels.items()], columns=COLUMNS)
+
+
+def load_points(path: Path) -> "pd.DataFrame":
+    """The normalised table prepare.py wrote: image_id is text, x, y and class integers. Raises UserError if missing."""
+    import pandas as pd
+
+    table = pd.DataFrame([row for _, row in _read_rows(path)], columns=COLUMNS)
+    return table.astype({"x": int, "y": int, "class": int})
+
+
+def rasterise(points: "pd.DataFrame", shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:
+    """One image's points as `(H, W)` uint8 at a working scale (working size / own size), 255 where there is no point.
+
+    Points of several classes that fall on one pixel there leave it at 255.
+    """
+    label = np.full(shape, IGNORE_INDEX, np.uint8)
+    # a point is the middle of its pixel, whatever the scale
+    x = ((points["x"].to_numpy(np.float64) + 0.5) * scale).astype(int).clip(0, shape[1] - 1)
+    y = ((points["y"].to_numpy(np.float64) + 0.5) * scale).astype(int).clip(0, shape[0] - 1)
+    classes = points["class"].to_numpy(np.uint8)
+    label[y, x] = classes
+    doubtful = label[y, x] != classes
+    label[y[doubtful], x[doubtful]] = IGNORE_INDEX
+    return label
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The number and the four texts of each row that is not blank; the header is row 1."""
+    if not path.is_file():
+        raise UserError(f"{path}: missing; put the points table there or change data.labels.path")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            if header != COLUMNS:
+                raise UserError(f"{path} row 1: header {','.join(header)}; a points table has {','.join(COLUMNS)}")
+            for number, row in enumerate(rows, start=2):
+                if len(row) not in (0, len(COLUMNS)):
+                    raise UserError(f"{path} row {number}: {len(row)} values; a point has {','.join(COLUMNS)}")
+                if row:
+                    yield number, row
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason}); save it as a CSV in UTF-8") from None
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
+
+
+def _class_number(name: str, names: Sequence[str], where: str) -> int:
+    if name in names:
+        return list(names).index(name)
+    if name.isdecimal() and int(name) < len(names):
+        return int(name)
+    raise UserError(f"{where}: no class {name!r}; use one of {', '.join(names)} or its number 0 to {len(names) - 1}")

@@ -1,0 +1,112 @@
+"""From probabilities to labels, and how to fit what that takes: thresholds, smallest areas, instances.
+
+    label = to_label(probabilities, "binary", Parameters(thresholds=(0.5,)))
+
+Everything fitted is fitted on out-of-fold predictions, through per-image tables of scores (`fit_parameters`): the best
+row over all images is the choice; the nested score judges each fold by the choice of the others.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy import ndimage
+from skimage.segmentation import watershed
+
+from config import Config
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What turns probabilities into labels. Areas are pixels at the image's own size."""
+
+    thresholds: tuple[float, ...] = (0.5,)  # one a class (binary, multilabel); instances: of the foreground
+    min_areas: tuple[int, ...] = (0,)  # one a class; smaller connected parts are dropped
+    class_scales: tuple[float, ...] = ()  # multiclass: each class's probability times this, before the best is taken
+    marker_threshold: float = 0.5  # instances: what is surely inside
+    marker_min_area: int = 10
+
+
+def starting_parameters(config: Config) -> Parameters:
+    """The config's own values, one a class."""
+    settings, classes = config.postprocess, len(config.classes)
+    return Parameters(
+        thresholds=(settings.threshold,) * classes,
+        min_areas=(settings.min_area,) * classes,
+        class_scales=(1.0,) * classes if config.task == "multiclass" else (),
+        marker_threshold=settings.marker_threshold,
+        marker_min_area=settings.marker_min_area,
+    )
+
+
+def resize_probabilities(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """`(K, H, W) float32` to the image's own `(height, width)`, bilinear."""
+    if probabilities.shape[1:] == tuple(shape):
+        return probabilities
+    return np.stack([cv2.resize(plane, shape[::-1], interpolation=cv2.INTER_LINEAR) for plane in probabilities])
+
+
+def to_label(probabilities: np.ndarray, task: str, parameters: Parameters) -> np.ndarray:
+    """`(K, H, W) float32` → a label array: `(H, W) uint8`, multilabel `(H, W, K) uint8`, instances `(H, W) int32`."""
+    if task == "multiclass":
+        scales = np.float32(parameters.class_scales or (1.0,) * len(probabilities))
+        label = (probabilities * scales[:, None, None]).argmax(0).astype(np.uint8)
+        return _merge_small(label, parameters.min_areas) if any(parameters.min_areas) else label
+    if task == "instances":
+        return separate_instances(probabilities, parameters)
+    planes = [
+        drop_small(plane >= threshold, area)
+        for plane, threshold, area in zip(probabilities, parameters.thresholds, parameters.min_areas, strict=True)
+    ]
+    return planes[0].astype(np.uint8) if task == "binary" else np.stack(planes, axis=-1).astype(np.uint8)
+
+
+def drop_small(mask: np.ndarray, min_area: int) -> np.ndarray:
+    """A boolean mask without its 8-connected parts of fewer than `min_area` pixels."""
+    if min_area <= 1 or not mask.any():
+        return mask
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= min_area
+    keep[0] = False
+    return keep[parts]
+
+
+def separate_instances(probabilities: np.ndarray, parameters: Parameters) -> np.ndarray:
+    """Background/inside/border probabilities `(3, H, W)` → `(H, W) int32`: instances 1, 2, …
+
+    What is surely inside marks an instance; a watershed on the inside probability grows the marks to the foreground's
+    edge. A piece of foreground without a mark is an instance of its own, so that small ones are not lost.
+    """
+    foreground = 1.0 - probabilities[0] >= parameters.thresholds[0]
+    marks = foreground & (probabilities[1] >= parameters.marker_threshold)
+    count, markers, stats, _ = cv2.connectedComponentsWithStats(marks.astype(np.uint8), connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] < parameters.marker_min_area
+    markers[small[markers]] = 0
+    pieces_count, pieces = cv2.connectedComponents(foreground.astype(np.uint8), connectivity=4)
+    marked = np.zeros(pieces_count, bool)
+    marked[pieces[markers > 0]] = True
+    alone = foreground & ~marked[pieces]
+    markers = markers.astype(np.int32)
+    markers[alone] = pieces[alone] + count
+    instances = watershed(-probabilities[1], markers, mask=foreground).astype(np.int32)
+    return _renumber(instances, parameters.min_areas[0])
+
+
+def _renumber(instances: np.ndarray, min_area: int) -> np.ndarray:
+    """Instances 1, 2, … without holes in the count and without those below `min_area`."""
+    areas = np.bincount(instances.ravel())
+    keep = areas >= max(1, min_area)
+    keep[0] = False
+    numbers = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
+    return numbers[instances]
+
+
+def _merge_small(label: np.ndarray, min_areas: tuple[int, ...]) -> np.ndarray:
+    """Give parts of a class below its smallest area to the nearest pixel that stays."""
+    stays = np.zeros(label.shape, bool)
+    for value, area in enumerate(min_areas):
+        stays |= drop_small(label == value, area)
+    if stays.all() or not stays.any():
+        return label
+    rows, columns = ndimage.distance_transform_edt(~stays, return_distances=False, return_indices=True)
+    return label[rows, columns]

@@ -1,0 +1,118 @@
+"""Predict with the trained folds of one round: their own fold, the test images, and the pool where it is needed.
+
+    python src/predict.py --round 0
+    python src/predict.py --config configs/dubai.yaml --round 1 --fold 0
+
+Writes a probability store for each purpose, and one more with test-time augmentation where the config asks for it.
+"""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from artifacts import Paths, Stage, load_checkpoint, stage_settings
+from cli import chosen_folds, make_parser, open_config, run_script
+from config import Config
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from inference import Predictor
+
+
+def main(args: argparse.Namespace) -> None:
+    config, paths = open_config(args)
+    for fold in chosen_folds(args, config):
+        for split, tta in needed_stores(config, args.round):
+            predict_split(config, paths, args.round, fold, split, tta, args.fresh)
+
+
+def needed_stores(config: Config, round: int) -> list[tuple[str, bool]]:
+    """The `(split, with TTA)` stores of a round that some later stage reads.
+
+    Every round's plain predictions are scored. Teachers predict the pool; the models of the ensemble predict with TTA.
+    """
+    scored = ["oof", "test"] + (["unlabelled"] if config.data.solution_of == "unlabelled" else [])
+    stores = {(split, False) for split in scored}
+    for later, one in enumerate(config.rounds):
+        if one.pseudo and (later == round + 1 or (later > round and one.pseudo.teachers == "all")):
+            stores |= {(split, one.pseudo.tta) for split in ("oof", *one.pseudo.pool)}
+    last = round == len(config.rounds) - 1
+    if config.predict.tta != "none" and (last or config.ensemble.rounds == "all"):
+        stores |= {(split, True) for split in scored}
+    return sorted(stores)
+
+
+def predict_stage(config: Config, paths: Paths, round: int, fold: int, split: str, tta: bool) -> Stage:
+    settings = stage_settings(config, "task", "image", "predict")
+    if not tta:
+        settings["predict"] |= {"tta": "none", "scales": []}
+    inputs = (paths.index, paths.run(round, fold) / "manifest.json")
+    store = paths.probabilities(round, fold, split, tta)
+    return Stage(store.with_suffix(".json"), settings, inputs)
+
+
+def predict_split(config: Config, paths: Paths, round: int, fold: int, split: str, tta: bool, fresh: bool) -> None:
+    """Write one store, unless it is there already or there is nothing to predict."""
+    stage = predict_stage(config, paths, round, fold, split, tta)
+    if stage.done(fresh):
+        print(f"round {round} fold {fold} {split}{' with TTA' if tta else ''}: predicted already")
+        return
+    table = split_rows(paths, fold, split)
+    predictor = open_predictor(config, paths, round, fold, tta)
+    write_store(config, paths, predictor, table, round, fold, split)
+    stage.finish(images=len(table))
+
+
+def split_rows(paths: Paths, fold: int, split: str) -> "pd.DataFrame":
+    """Index rows to predict: the fold's own labelled images ("oof"), or all of the pool or test set."""
+    import pandas as pd
+
+    from index import read_index
+
+    table = read_index(paths)
+    if split != "oof":
+        return table[table["split"] == split]
+    folds = pd.read_csv(paths.folds, dtype={"image_id": str}, keep_default_na=False)
+    return table[table["image_id"].isin(set(folds.loc[folds["fold"] == fold, "image_id"]))]
+
+
+def open_predictor(config: Config, paths: Paths, round: int, fold: int, tta: bool) -> "Predictor":
+    from engine import make_predictor
+    from models import build_model
+    from runtime import best_device
+
+    train = config.rounds[round].train
+    model = build_model(config.model, config.image.channels, config.channels, with_weights=False)
+    model.load_state_dict(load_checkpoint(paths.run(round, fold) / f"{train.select}.pt")["model"])
+    return make_predictor(model, config, train, best_device(), tta)
+
+
+def write_store(
+    config: Config, paths: Paths, predictor: "Predictor", table: "pd.DataFrame", round: int, fold: int, split: str
+) -> None:
+    """Stream the images through the predictor into their store, with a progress bar."""
+    from tqdm import tqdm
+
+    from artifacts import ProbabilityWriter
+    from engine import read_inputs
+    from inference import predict_images
+
+    title = f"round {round} fold {fold} {split}{' with TTA' if predictor.tta else ''}"
+    inputs = read_inputs(config, paths, zip(table["image_id"], table["image"], strict=True))
+    sinks = {}
+    with (
+        ProbabilityWriter(paths.probabilities(round, fold, split, predictor.tta)) as writer,
+        tqdm(total=len(table), desc=title, leave=False, dynamic_ncols=True) as progress,
+    ):
+        for image_id, shape, top, band in predict_images(predictor, inputs):
+            if image_id not in sinks:
+                sinks[image_id] = writer.create(image_id, shape)
+            sinks[image_id].write(top, band)
+            if top + band.shape[1] == shape[1]:
+                del sinks[image_id]
+                progress.update()
+    print(f"{title}: {len(table)} images")
+
+
+if __name__ == "__main__":
+    run_script(main, make_parser(__doc__, fold=True, round=True))

@@ -1,0 +1,285 @@
+"""Turn the data as it came into one index, with every label in one form.
+
+    python src/prepare.py --config configs/dubai.yaml
+
+Writes data/<name>/: index.csv (a row an image), masks/ or points.csv (the labels), coverage.csv (what each label
+shows), solution/ (hidden labels, which only a report's last column may look at), and manifest.json when all is done.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts import Paths, Stage, atomic, remove, stage_settings
+from cli import make_parser, open_config, run_script
+from config import Config
+from errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from index import ImageFile
+
+
+def main(args: argparse.Namespace) -> None:
+    config, paths = open_config(args)
+    root = paths.resolve(config.data.root) if config.data.root else paths.data / "raw"
+    if config.data.generator == "scenes" and (args.fresh or not root.is_dir()):
+        from scenes import write_competition
+
+        write_competition(root, seed=config.seed)
+    settings = stage_settings(config, "task", "classes", "data", "seed") | {"channels": config.image.channels}
+    stage = Stage(paths.data / "manifest.json", settings, inputs=label_tables(config, root))
+    if stage.done(args.fresh):
+        print(f"{paths.data}: prepared already")
+        return
+    for old in (paths.index, paths.points, paths.data / "coverage.csv"):
+        remove(old)
+    index, coverage = prepare(config, paths, root)
+    stage.finish(**summarise(config, index, coverage))
+
+
+def label_tables(config: Config, root: Path) -> tuple[Path, ...]:
+    """The CSVs with labels, which the stage depends on byte by byte. Raises UserError for a file that is not there."""
+    data = config.data
+    named = {"data.sample_submission": data.sample_submission} if data.sample_submission else {}
+    if data.labels.kind in ("rle", "points"):
+        named["data.labels.path"] = data.labels.path
+    if data.solution.endswith(".csv"):
+        named["data.solution"] = data.solution
+    for key, path in named.items():
+        if not (root / path).is_file():
+            raise UserError(f"{key}: no file {root / path}; put it there or set {key} to where it is")
+    return tuple(root / path for key, path in named.items() if key != "data.sample_submission")
+
+
+def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Read every label and image once, one at a time, and write all but the manifest.
+
+    Returns the index and the coverage of the labelled images. Raises UserError for any fault of the data, naming it;
+    then nothing is left behind.
+    """
+    import pandas as pd
+    from tqdm import tqdm
+
+    from index import COLUMNS, list_images, settle_splits
+    from labels import coverage_columns
+
+    with atomic(paths.data / "masks") as masks, atomic(paths.data / "solution") as solution:
+        masks.mkdir()
+        solution.mkdir()
+        images = list_images(config.data, root)
+        rows, points = write_labels(config, root, [image for image in images if image.split == "labelled"], masks)
+        images = settle_splits(config.data, images, set(rows))
+        looks = {one.image_id: check_image(one, config) for one in tqdm(images, desc="images", disable=None)}
+        table = [{"image_id": one, **rows[one], **looks[one]} for one in sorted(rows)]
+        coverage = pd.DataFrame(table, columns=coverage_columns(config))
+        if config.data.labels.keep is not None:
+            dropped = choose_dropped(config, coverage)
+            coverage = coverage[~coverage["image_id"].isin(dropped)]
+            images = [replace(one, split="unlabelled") if one.image_id in dropped else one for one in images]
+            hide_labels(config, [one for one in images if one.image_id in dropped], points, masks, solution)
+        check_classes(config, coverage)
+        write_solution(config, root, images, solution)
+    for folder in (paths.data / "masks", paths.data / "solution"):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    if points is not None:
+        points = points[points["image_id"].isin(set(coverage["image_id"]))]
+        write_table(paths.points, points)
+    counts = {} if points is None else points["image_id"].value_counts().to_dict()
+    index = pd.DataFrame([index_row(one, config, paths, counts) for one in images], columns=list(COLUMNS))
+    write_table(paths.data / "coverage.csv", coverage)
+    write_table(paths.index, index)
+    return index, coverage
+
+
+def index_row(image: "ImageFile", config: Config, paths: Paths, counts: dict[str, int]) -> tuple[Any, ...]:
+    has_mask = image.split == "labelled" and config.data.labels.kind != "points"
+    return (
+        image.image_id,
+        paths.relative(image.path),
+        paths.relative(mask_path(paths.data / "masks", image.image_id, config)) if has_mask else "",
+        counts.get(image.image_id, 0),
+        image.group,
+        image.split,
+        *image.size,
+    )
+
+
+def mask_path(folder: Path, image_id: str, config: Config) -> Path:
+    return folder / f"{image_id}{'.tif' if config.task == 'multilabel' else '.png'}"
+
+
+def write_labels(
+    config: Config, root: Path, images: "list[ImageFile]", folder: Path
+) -> "tuple[dict[str, dict[str, int]], pd.DataFrame | None]":
+    """Write the masks of the images that have one. Returns what each covers, by id, and the table of points if any."""
+    from images import write_mask
+    from labels import check_encoding, count_points, coverage, label_names
+
+    labels = config.data.labels
+    if labels.kind == "none":
+        return {}, None
+    if labels.kind == "points":
+        from points import read_points
+
+        if config.task not in ("binary", "multiclass"):
+            raise UserError(f"data.labels.kind: points cannot label a {config.task} task; use masks or rle")
+        sizes = {image.image_id: image.size for image in images}
+        points = read_points(root / labels.path, label_names(config), sizes)
+        return count_points(points, config), points
+    if labels.kind == "masks":
+        check_encoding(config)
+    rows = {}
+    table = labels.kind == "rle"
+    for image_id, label in read_label_arrays(config, root, images, labels.path, "data.labels.path", table=table):
+        write_mask(mask_path(folder, image_id, config), label)
+        rows[image_id] = coverage(label, config)
+    return rows, None
+
+
+def read_label_arrays(
+    config: Config, root: Path, images: "list[ImageFile]", source: str, key: str, *, table: bool, complete: bool = True
+) -> "Iterator[tuple[str, np.ndarray]]":
+    """(id, label array) of each image that a label table or a template of mask files has, one at a time.
+
+    Raises UserError for what does not fit; colours outside the palette are counted in one warning.
+    """
+    sizes = {image.image_id: image.size for image in images}
+    if table:
+        from formats import find_format, read_labels
+
+        fmt = find_format(config.data.labels.format)
+        yield from read_labels(root / source, fmt, config.classes, config.task, sizes)
+        return
+    from index import match_masks
+    from labels import decode_mask
+
+    unknown: Counter[tuple[int, int, int]] = Counter()
+    for image_id, path in match_masks(config.data, root, images, source, key=key, complete=complete).items():
+        label = decode_mask(path, config, unknown)
+        if label.shape[:2] != sizes[image_id]:
+            (height, width), (image_height, image_width) = label.shape[:2], sizes[image_id]
+            raise UserError(
+                f"{path}: mask of {width}x{height} for image {image_id!r} of {image_width}x{image_height}; "
+                "make them the same size"
+            )
+        yield image_id, label
+    warn_of_colours(unknown, key)
+
+
+def warn_of_colours(unknown: "Counter[tuple[int, int, int]]", key: str) -> None:
+    if unknown:
+        import logging
+
+        shown = ", ".join("#{:02X}{:02X}{:02X} {}x".format(*colour, count) for colour, count in unknown.most_common(5))
+        logging.getLogger("prepare").warning(
+            "%s: %d pixels of %d colours outside data.labels.palette are ignored: %s",
+            key,
+            unknown.total(),
+            len(unknown),
+            shown,
+        )
+
+
+def check_image(image: "ImageFile", config: Config) -> dict[str, float]:
+    """Decode an image, so that a broken one is found now and not in the middle of training, and say how it looks."""
+    from images import read_image
+    from labels import appearance
+
+    pixels = read_image(image.path, config.image.channels)
+    return {"height": image.size[0], "width": image.size[1]} | appearance(pixels)
+
+
+def choose_dropped(config: Config, coverage: "pd.DataFrame") -> set[str]:
+    """The ids that lose their label so that `labels.keep` others, alike in classes and looks, keep theirs."""
+    from strata import deal, features
+
+    keep, count = config.data.labels.keep, len(coverage)
+    if keep is None or not 0 < keep <= count:
+        raise UserError(f"data.labels.keep: {keep}, but {count} images have labels; give 1 to {count}")
+    return set(coverage["image_id"][deal(features(coverage), [keep, count - keep], config.seed) == 1])
+
+
+def hide_labels(
+    config: Config, images: "list[ImageFile]", points: "pd.DataFrame | None", masks: Path, solution: Path
+) -> None:
+    """Take these images' labels out of `masks`; they become hidden labels if `solution_of` says unlabelled."""
+    from images import write_mask
+    from points import rasterise
+
+    for image in images:
+        mask, target = (mask_path(folder, image.image_id, config) for folder in (masks, solution))
+        if config.data.solution_of != "unlabelled":
+            mask.unlink(missing_ok=True)  # points have no file
+        elif points is not None:
+            write_mask(target, rasterise(points[points["image_id"] == image.image_id], image.size))
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            mask.replace(target)
+
+
+def check_classes(config: Config, coverage: "pd.DataFrame") -> None:
+    """Raises UserError for a class that no label shows."""
+    for name in config.classes if len(coverage) else ():
+        if not coverage[f"pixels:{name}"].sum():
+            kept = " kept" if config.data.labels.keep is not None else ""
+            raise UserError(
+                f"classes: {name!r} occurs in none of the {len(coverage)}{kept} labels; take it out of classes or "
+                "check data.labels"
+            )
+
+
+def write_solution(config: Config, root: Path, images: "list[ImageFile]", folder: Path) -> None:
+    """Write the hidden labels that `data.solution` names, in the form of the others. Some images may lack one."""
+    from images import write_mask
+
+    data = config.data
+    if not data.solution:
+        return
+    hidden = [image for image in images if image.split == data.solution_of]
+    if not hidden:
+        raise UserError(
+            f"data.solution: hidden labels of {data.solution_of} images, but there are none; leave it empty"
+        )
+    table = data.solution.endswith(".csv")
+    labels = read_label_arrays(config, root, hidden, data.solution, "data.solution", table=table, complete=False)
+    count = 0
+    for image_id, label in labels:
+        write_mask(mask_path(folder, image_id, config), label)
+        count += 1
+    print(f"hidden labels: {count} of {len(hidden)} {data.solution_of} images")
+
+
+def write_table(path: Path, table: "pd.DataFrame") -> None:
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def summarise(config: Config, index: "pd.DataFrame", coverage: "pd.DataFrame") -> dict[str, Any]:
+    """Print what there is, and return it for the manifest."""
+    splits = index["split"].value_counts().to_dict()
+    heights, widths = index["height"], index["width"]
+    print(f"{config.name}: " + ", ".join(f"{count} {split}" for split, count in splits.items()))
+    print(f"sizes: {widths.min()}x{heights.min()} to {widths.max()}x{heights.max()}")
+    shares: dict[str, float] = {}
+    if len(coverage):
+        pixels = coverage["labelled"].sum()
+        shares = {name: round(float(coverage[f"pixels:{name}"].sum() / pixels), 5) for name in config.classes}
+        unit = "points" if config.data.labels.kind == "points" else "labelled pixels"
+        print(f"{pixels} {unit}: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
+        if config.task == "instances":
+            print(f"{coverage['instances'].sum()} instances")
+        if config.data.labels.kind != "points":
+            ignored = 1 - pixels / (coverage["height"] * coverage["width"]).sum()
+            print(f"ignored pixels: {ignored:.2%}")
+    return {"images": splits, "shares": shares}
+
+
+if __name__ == "__main__":
+    run_script(main, make_parser(__doc__))

@@ -1,0 +1,76 @@
+"""Seeds, precision and the accelerator: what the machine decides, in one place.
+
+Randomness is stateless: every draw's seed is derived from what it is for (`derive_seed(seed, "sample", fold, n)`), so
+a run that was killed goes on with the very numbers it would have drawn, whatever the number of workers or processes.
+"""
+
+import functools
+import hashlib
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed made of what it is for; the same on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@functools.cache
+def mend_torchvision() -> torch.library.Library | None:
+    """Make `import torchvision` work where its own library cannot load, as beside a CPU-only torch.
+
+    torchvision registers fake kernels for two operators that its compiled library defines; without the library the
+    import fails. Their schemas alone are enough, since nothing here calls them. Call it before timm or smp is imported.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    else:
+        return None
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision  # noqa: F401
+
+    return library  # the cache keeps it: with it the schemas would go
+
+
+def choose_precision(asked: Literal["auto", "bf16", "fp16", "fp32"]) -> Literal["bf16", "fp16", "no"]:
+    """The mixed precision this machine is fast in: bf16 where the GPU or processor has it, fp16 on older GPUs."""
+    if asked != "auto":
+        return "no" if asked == "fp32" else asked
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+    if torch.backends.mps.is_available():
+        return "no"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "no"
+
+
+def make_accelerator(precision: Literal["auto", "bf16", "fp16", "fp32"]) -> "Accelerator":
+    """One code path for CPU, one GPU, many GPUs and many machines; the launcher differs."""
+    from accelerate import Accelerator
+
+    return Accelerator(mixed_precision=choose_precision(precision))
+
+
+def autocast(device: torch.device, precision: Literal["auto", "bf16", "fp16", "fp32"]) -> torch.autocast:
+    """The same precision outside training."""
+    chosen = choose_precision(precision)
+    dtype = torch.float16 if chosen == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=chosen != "no")
+
+
+def best_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

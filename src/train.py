@@ -1,0 +1,268 @@
+"""Train one fold, or all of them, of one round.
+
+    python src/train.py --fold 2
+    python src/train.py --config configs/dubai.yaml --round 1 --fold 0 --set train.batch_size=4
+    accelerate launch --num_processes 2 src/train.py --fold 0
+
+A killed run goes on at its last finished epoch and ends with the weights it would have had. A finished fold is
+skipped; one trained with other settings is refused until --fresh.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts import Paths, Stage, load_checkpoint, read_json, remove, save_checkpoint, stage_settings
+from cli import chosen_folds, make_parser, open_config, run_script
+from config import Config
+from errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from dataset import Record, Source
+    from engine import Learner
+
+
+def main(args: argparse.Namespace) -> None:
+    config, paths = open_config(args)
+    stages = {fold: train_stage(config, paths, args.round, fold) for fold in chosen_folds(args, config)}
+    todo = [fold for fold, stage in stages.items() if not stage.done(args.fresh)]
+    for fold in stages.keys() - set(todo):
+        print(f"round {args.round} fold {fold}: trained already")
+    if not todo:
+        return
+    from runtime import make_accelerator
+
+    accelerator = make_accelerator(config.rounds[args.round].train.precision)
+    for fold in todo:
+        train_fold(config, paths, args.round, fold, stages[fold], accelerator, args.fresh)
+
+
+def train_stage(config: Config, paths: Paths, round: int, fold: int) -> Stage:
+    """What a fold's training depends on: its settings, the folds, and for later rounds the work of the earlier ones."""
+    sections = ("seed", "task", "classes", "image", "folds", "model")
+    settings = stage_settings(config, *sections) | {"border_width": config.postprocess.border_width}
+    settings["round"] = config.rounds[round].model_dump(mode="json")
+    inputs = [paths.index, paths.folds]
+    if config.rounds[round].start == "previous":
+        inputs.append(paths.run(round - 1, fold) / "manifest.json")
+    if config.rounds[round].pseudo is not None:
+        inputs.append(paths.pseudo(round, fold) / "manifest.json")
+    return Stage(paths.run(round, fold) / "manifest.json", settings, tuple(inputs))
+
+
+def train_fold(
+    config: Config, paths: Paths, round: int, fold: int, stage: Stage, accelerator: "Accelerator", fresh: bool
+) -> None:
+    """Train one fold to its end, from where it was if it was interrupted, and write its manifest."""
+    import torch
+
+    from dataset import StepSampler, TrainingDataset, make_loader
+    from engine import evaluate, train_one_epoch
+    from runtime import derive_seed
+
+    folder, settings = paths.run(round, fold), config.rounds[round].train
+    if fresh and accelerator.is_main_process:
+        for name in ("last.pt", "best.pt", "log.jsonl", "progress.pt"):
+            (folder / name).unlink(missing_ok=True)
+        remove(folder / "tensorboard")
+    accelerator.wait_for_everyone()
+    sources, validation, seen = gather_records(config, paths, round, fold)
+    per_batch = tuple(source.per_batch for source in sources)
+    steps = settings.steps_per_epoch or max(1, len(sources[0].records) // (per_batch[0] * accelerator.num_processes))
+    learner, epoch, log = open_learner(config, paths, round, fold, steps, sources, accelerator)
+    dataset = TrainingDataset(sources, config, paths, round, fold)
+    best = max((line for line in log if "score" in line), key=lambda line: line["score"], default=None)
+    while epoch < settings.epochs and not stopped_early(log, settings.early_stopping):
+        torch.manual_seed(derive_seed(config.seed, "epoch", round, fold, epoch))
+        sampler = StepSampler(
+            per_batch,
+            epoch * steps,
+            (epoch + 1) * steps,
+            settings.accumulate,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        loader = make_loader(dataset, sampler, accelerator.device)
+        title = f"round {round} fold {fold} epoch {epoch + 1}/{settings.epochs}"
+        line = {"epoch": epoch, **train_one_epoch(learner, loader, epoch, title), "step": learner.step}
+        epoch += 1
+        if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
+            scores = evaluate(learner, validation, paths)
+            line |= {"scores": scores, "score": scores[config.metric]}
+            if settings.schedule == "plateau":
+                learner.schedule.step(line["score"])
+            if best is None or line["score"] > best["score"]:
+                best = line
+                if accelerator.is_main_process:
+                    save_checkpoint(folder / "best.pt", checkpoint(learner, epoch))
+        log.append(line)
+        if accelerator.is_main_process:
+            save_checkpoint(folder / "progress.pt", learner.state() | {"epoch": epoch, "log": log})
+            write_log(folder, log)
+            shown = "".join(f" {name} {value:.4f}" for name, value in line.get("scores", {}).items() if " " not in name)
+            print(f"{title}: loss {line['loss']:.4f}{shown} ({line['images_per_second']:.1f} images/s)", flush=True)
+    if accelerator.is_main_process:
+        save_checkpoint(folder / "last.pt", checkpoint(learner, epoch))
+        trained = sorted(record.image_id for record in sources[0].records)
+        (folder / "progress.pt").unlink(missing_ok=True)
+        stage.finish(round=round, fold=fold, train_ids=trained, seen_ids=seen, scores=log[-1].get("scores", {}))
+    accelerator.wait_for_everyone()
+
+
+def gather_records(
+    config: Config, paths: Paths, round: int, fold: int
+) -> tuple[list["Source"], list["Record"], list[str]]:
+    """What a fold trains on, what it is judged by, and every labelled id that its weights or labels have seen.
+
+    Raises UserError where training and validation meet, or where a side is empty.
+    """
+    import pandas as pd
+
+    from dataset import Source, make_records
+    from index import read_index
+    from points import load_points
+
+    table, one = read_index(paths), config.rounds[round]
+    points = load_points(paths.points) if table["points"].any() else None
+    folds = pd.read_csv(paths.folds, dtype={"image_id": str, "group": str}, keep_default_na=False)
+    held_out = set(folds.loc[folds["fold"] == fold, "image_id"])
+    labelled = table[table["image_id"].isin(set(folds["image_id"]))]
+    training = labelled[~labelled["image_id"].isin(held_out)]
+    validation = labelled[labelled["image_id"].isin(held_out)]
+    if training.empty or validation.empty:
+        raise UserError(f"{paths.folds}: fold {fold} leaves a side empty; make the folds again")
+    seen = set(training["image_id"])
+    counts = split_batch(config, round)
+    sources = [Source("labelled", make_records(training, points), counts["labelled"])]
+    if one.start == "previous":
+        seen |= set(read_json(paths.run(round - 1, fold) / "manifest.json")["seen_ids"])
+    if one.pseudo is not None:
+        records, teachers_saw = pseudo_records(paths, round, fold, table, one.pseudo.labels == "soft")
+        seen |= teachers_saw
+        sources.append(Source("pseudo", records, counts["pseudo"]))
+    if one.consistency is not None:
+        sources.append(Source("unlabelled", make_records(table[table["split"] != "labelled"]), counts["unlabelled"]))
+    for source in sources:
+        if not source.records:
+            raise UserError(f"rounds.{round}: no {source.kind} images to train on; drop its section or add images")
+    if leaked := seen & held_out:
+        raise UserError(f"round {round} fold {fold}: {sorted(leaked)[0]!r} of its own fold was seen in training; --fresh")
+    return sources, make_records(validation, points), sorted(seen)
+
+
+def split_batch(config: Config, round: int) -> dict[str, int]:
+    """How many images of each kind stand in one process's batch. Raises UserError where none is left for real ones."""
+    one = config.rounds[round]
+    size = one.train.batch_size
+    pseudo = max(1, round_half_up(size * one.pseudo.share)) if one.pseudo else 0
+    unlabelled = max(1, round_half_up(size * one.consistency.share)) if one.consistency else 0
+    if size - pseudo - unlabelled < 1:
+        raise UserError(f"rounds.{round}: shares leave no room for real labels in a batch of {size}; lower pseudo.share")
+    return {"labelled": size - pseudo - unlabelled, "pseudo": pseudo, "unlabelled": unlabelled}
+
+
+def round_half_up(value: float) -> int:
+    return int(value + 0.5)
+
+
+def pseudo_records(
+    paths: Paths, round: int, fold: int, table: Any, soft: bool
+) -> tuple[list["Record"], set[str]]:
+    """The kept pseudo-labelled images of a fold, and the labelled ids its teachers have seen."""
+    import pandas as pd
+
+    from dataset import Record
+
+    folder = paths.pseudo(round, fold)
+    made = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
+    rows = table.set_index("image_id")
+    records = []
+    for label in made[made["kept"] == "1"].to_dict("records"):
+        row = rows.loc[label["image_id"]]
+        place = {"soft": label["mask"]} if soft else {"mask": label["mask"]}
+        records.append(Record(label["image_id"], row["image"], (int(row["height"]), int(row["width"])), **place))
+    return records, set(read_json(folder / "summary.json")["seen_ids"])
+
+
+def open_learner(
+    config: Config, paths: Paths, round: int, fold: int, steps: int, sources: list["Source"], accelerator: "Accelerator"
+) -> tuple["Learner", int, list[dict[str, Any]]]:
+    """A learner, the epoch it stands at, and its log so far: fresh, or as an interrupted run left it."""
+    import torch
+
+    from engine import make_learner
+    from runtime import derive_seed
+
+    torch.manual_seed(derive_seed(config.seed, "weights", round, fold))
+    one, start = config.rounds[round], None
+    progress = paths.run(round, fold) / "progress.pt"
+    state = load_checkpoint(progress) if progress.is_file() else None
+    if one.start == "previous" and state is None:
+        start = load_checkpoint(selected_checkpoint(config, paths, round - 1, fold))["model"]
+    elif state is not None:
+        start = state["model"]
+    weights = count_classes(config, paths, sources[0].records, one.train.loss.class_weights)
+    learner = make_learner(config, one, accelerator, steps, start, weights)
+    if state is None:
+        return learner, 0, []
+    learner.restore(state)
+    return learner, state["epoch"], state["log"]
+
+
+def selected_checkpoint(config: Config, paths: Paths, round: int, fold: int) -> Path:
+    return paths.run(round, fold) / f"{config.rounds[round].train.select}.pt"
+
+
+def count_classes(config: Config, paths: Paths, records: list["Record"], kind: str) -> Any:
+    """Class weights from the training images' labels, `(K,) float32`, or None."""
+    if kind == "none":
+        return None
+    import numpy as np
+    import torch
+
+    from engine import record_truth
+    from losses import class_weights
+    from transforms import instance_classes
+
+    counts = np.zeros(256 if config.task != "multilabel" else len(config.classes), np.int64)
+    for record in records:
+        label = record_truth(record, paths)
+        if config.task == "multilabel":
+            counts += (label == 1).sum((0, 1))
+            continue
+        if config.task == "instances":
+            label = instance_classes(label.astype(np.uint16), config.postprocess.border_width)
+        counts += np.bincount(label.ravel(), minlength=256)
+    classes = 2 if config.task == "binary" else config.channels
+    return class_weights(torch.from_numpy(counts[:classes]), kind)
+
+
+def checkpoint(learner: "Learner", epoch: int) -> dict[str, Any]:
+    """The weights that predict, and those that were trained where they differ."""
+    student = learner.plain_model.state_dict() if learner.ema is not None else None
+    return {"model": learner.predictive.state_dict(), "student": student, "epoch": epoch}
+
+
+def stopped_early(log: list[dict[str, Any]], patience: int) -> bool:
+    """Whether the last `patience` epochs brought no better score."""
+    scores = [(line["score"], -line["epoch"]) for line in log if "score" in line]
+    return bool(patience and scores) and log[-1]["epoch"] + max(scores)[1] >= patience
+
+
+def write_log(folder: Path, log: list[dict[str, Any]]) -> None:
+    """JSON lines, an epoch each, and the same for TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with (folder / "log.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in log)
+    with SummaryWriter(str(folder / "tensorboard"), filename_suffix=f".{log[-1]['epoch']:05d}") as writer:
+        flat = {key: value for key, value in log[-1].items() if isinstance(value, (int, float))}
+        for name, value in (flat | log[-1].get("scores", {})).items():
+            writer.add_scalar(name.replace(" ", "/"), value, log[-1]["step"])
+
+
+if __name__ == "__main__":
+    run_script(main, make_parser(__doc__, fold=True, round=True))

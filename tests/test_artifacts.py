@@ -1,0 +1,320 @@
+"""What lies between the scripts: atomic writes, manifests, checkpoints, the probability store."""
+
+import errno
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from artifacts import (
+    TOP,
+    Paths,
+    ProbabilityStore,
+    ProbabilityWriter,
+    Stage,
+    atomic,
+    load_checkpoint,
+    quantise,
+    read_json,
+    save_checkpoint,
+    stage_settings,
+    write_json,
+)
+from config import Config
+from errors import UserError
+
+
+def everything_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_an_atomic_file_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "table.csv"
+    with atomic(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        assert temporary.suffix == ".csv"
+    assert path.read_text() == "half"
+    assert everything_in(tmp_path) == ["new", "new/table.csv"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert everything_in(tmp_path) == ["table.csv"]
+
+
+def test_an_atomic_folder_replaces_the_old_one_or_leaves_it(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    for text in ("first", "second"):
+        with atomic(path) as temporary:
+            temporary.mkdir()
+            (temporary / text).touch()
+    with pytest.raises(ZeroDivisionError), atomic(path) as temporary:
+        temporary.mkdir()
+        (temporary / "third").touch()
+        raise ZeroDivisionError
+    assert everything_in(tmp_path) == ["store", "store/second"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permission"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_a_users_problem(tmp_path: Path, number: int, said: str) -> None:
+    path = tmp_path / "table.csv"
+    with pytest.raises(UserError, match=said) as caught, atomic(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(number, os.strerror(number))
+    assert str(path) in str(caught.value)
+    assert everything_in(tmp_path) == []
+
+
+def test_another_failure_of_the_system_is_not_disguised(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output"), atomic(tmp_path / "table.csv"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_full_disk_while_renaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("artifacts.os.replace", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        write_json(tmp_path / "scores.json", {"a": 1})
+    assert everything_in(tmp_path) == []
+
+
+def test_json_reads_back_and_says_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    with pytest.raises(UserError, match=r"scores\.json: missing"):
+        read_json(path)
+    write_json(path, {"b": [1, None], "a": "ü"})
+    assert read_json(path) == {"a": "ü", "b": [1, None]}
+    for broken in (b'{"a": ', b"\xff"):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r"scores\.json: not valid JSON"):
+            read_json(path)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    index = tmp_path / "data" / "index.csv"
+    index.parent.mkdir()
+    index.write_text("image_id\na\n")
+    settings = stage_settings(Config(name="fields"), "seed", "train")
+    return Stage(tmp_path / "runs" / "manifest.json", settings, (index,))
+
+
+def test_a_stage_is_done_once_it_is_finished(stage: Stage) -> None:
+    assert not stage.done()
+    stage.finish(score=0.5)
+    assert stage.done()
+    assert read_json(stage.manifest)["score"] == 0.5
+    assert str(stage.manifest.parent.parent) not in stage.manifest.read_text()
+
+
+def test_the_same_stage_writes_the_same_bytes(stage: Stage) -> None:
+    stage.finish(score=0.5)
+    before = stage.manifest.read_bytes()
+    stage.finish(score=0.5)
+    assert stage.manifest.read_bytes() == before
+
+
+def test_other_settings_are_refused_with_the_difference(stage: Stage) -> None:
+    stage.finish()
+    other = Config(name="fields", seed=1, train={"epochs": 3})
+    changed = Stage(stage.manifest, stage_settings(other, "seed", "train"), stage.inputs)
+    with pytest.raises(UserError) as caught:
+        changed.done()
+    for said in ("settings.seed: 0 -> 1", "settings.train.epochs: 20 -> 3", "--fresh", str(stage.manifest.parent)):
+        assert said in str(caught.value)
+    assert stage.done(), "a refusal leaves the stage as it was"
+
+
+def test_changed_inputs_are_refused_and_missing_ones_named(stage: Stage) -> None:
+    stage.finish()
+    stage.inputs[0].write_text("image_id\nb\n")
+    with pytest.raises(UserError, match=r"inputs\..*data/index\.csv"):
+        stage.done()
+    stage.inputs[0].unlink()
+    with pytest.raises(UserError, match=r"index\.csv: missing"):
+        stage.done()
+
+
+def test_fresh_forgets_what_was_done(stage: Stage) -> None:
+    stage.finish()
+    assert not stage.done(fresh=True)
+    assert not stage.done(), "killed after --fresh, the stage must not count as done"
+
+
+def test_a_checkpoint_reads_back(tmp_path: Path) -> None:
+    state = {"model": {"w": torch.arange(6.0).reshape(2, 3)}, "step": 3, "names": ["a"], "rng": torch.get_rng_state()}
+    save_checkpoint(tmp_path / "last.pt", state)
+    back = load_checkpoint(tmp_path / "last.pt")
+    assert torch.equal(back["model"]["w"], state["model"]["w"])
+    assert torch.equal(back["rng"], state["rng"])
+    assert (back["step"], back["names"]) == (3, ["a"])
+    assert everything_in(tmp_path) == ["last.pt"]
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("burst",)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb, 2))])
+def test_a_checkpoint_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: object) -> None:
+    monkeypatch.chdir(tmp_path)
+    write({"model": Bomb()}, tmp_path / "last.pt")
+    with pytest.raises(UserError, match=r"last\.pt: not a readable checkpoint"):
+        load_checkpoint(tmp_path / "last.pt")
+    assert not (tmp_path / "burst").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"}" * 9])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: object) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"w": torch.zeros(100)})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"last\.pt: not a readable checkpoint") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_checkpoint_says_to_train(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"last\.pt: no checkpoint here; train"):
+        load_checkpoint(tmp_path / "last.pt")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_checkpoint_on_a_full_disk_is_a_users_problem(tmp_path: Path) -> None:
+    """The temporary file is a link to a device that is always full."""
+    path = tmp_path / "last.pt"
+    path.with_name(f".last.tmp{os.getpid()}.pt").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"last\.pt: the disk is full"):
+        save_checkpoint(path, {"w": torch.zeros(100_000)})
+    assert everything_in(tmp_path) == []
+
+
+probabilities = arrays(np.float32, array_shapes(min_dims=3, max_dims=3, max_side=9), elements=st.floats(0, 1, width=32))
+
+
+@given(values=probabilities)
+def test_quantising_is_within_half_a_step(values: np.ndarray) -> None:
+    stored = quantise(values)
+    assert stored.dtype == np.uint8
+    assert np.abs(stored / 255.0 - values).max() <= 1 / 510 + 1e-7
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="not finite"), ProbabilityWriter(tmp_path / "oof.zarr") as writer:
+        writer.add("a", np.full((1, 2, 2), value, np.float32))
+    assert everything_in(tmp_path) == []
+
+
+def test_a_store_reads_back_by_id(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids = ["Tile 1/image_part_001", "Straße/ä ü.x", "000001", "日本"]
+    images = {one: rng.random((2, 5 + place, 7), np.float32) for place, one in enumerate(ids)}
+    path = tmp_path / "oof.zarr"
+    with ProbabilityWriter(path) as writer:
+        for image_id, image in images.items():
+            writer.add(image_id, image)
+        assert not path.exists(), "the store shows itself only when it is whole"
+    store = ProbabilityStore(path)
+    assert store.image_ids == ids
+    for image_id in reversed(ids):
+        back = store.read(image_id)
+        assert back.dtype == np.float32
+        assert back.shape == images[image_id].shape
+        assert np.abs(back - images[image_id]).max() <= 1 / 510 + 1e-7
+        assert np.array_equal(store.raw(image_id), quantise(images[image_id]))
+    assert "Tile 1/image_part_001" in store
+    assert "image_part_001" not in store
+
+
+def test_bands_in_any_order_make_the_same_image(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).random((3, 40, 11), np.float32)
+    with ProbabilityWriter(tmp_path / "test.zarr") as writer:
+        sink = writer.create("wide", image.shape)
+        for top in (32, 0, 16):
+            sink.write(top, image[:, top : top + 16])
+        writer.add("whole", image)
+    store = ProbabilityStore(tmp_path / "test.zarr")
+    assert np.array_equal(store.raw("wide"), store.raw("whole"))
+
+
+def test_a_store_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    path, image = tmp_path / "oof.zarr", np.ones((1, 2, 2), np.float32)
+    with ProbabilityWriter(path) as writer:
+        writer.add("old", image)
+    with pytest.raises(ZeroDivisionError), ProbabilityWriter(path) as writer:
+        writer.add("new", image)
+        raise ZeroDivisionError
+    assert ProbabilityStore(path).image_ids == ["old"]
+    assert [one.name for one in tmp_path.iterdir()] == ["oof.zarr"]
+
+
+def test_a_disk_that_fills_up_at_the_very_end_of_a_store(tmp_path: Path) -> None:
+    class Full:
+        @property
+        def attrs(self) -> dict:
+            raise OSError(errno.ENOSPC, "full")
+
+    writer = ProbabilityWriter(tmp_path / "oof.zarr")
+    with pytest.raises(UserError, match=r"oof\.zarr: the disk is full"), writer:
+        writer._group = Full()
+    assert everything_in(tmp_path) == []
+
+
+def test_missing_predictions_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "oof.zarr"
+    with pytest.raises(UserError, match=r"oof\.zarr: no predictions here"):
+        ProbabilityStore(path)
+    with ProbabilityWriter(path):
+        pass
+    with pytest.raises(UserError, match=r"oof\.zarr: no image 'Tile 1/a'"):
+        ProbabilityStore(path).read("Tile 1/a")
+
+
+def test_paths_are_written_relative_and_read_from_anywhere(tmp_path: Path) -> None:
+    paths = Paths(tmp_path, "fields")
+    assert paths.relative(tmp_path / "data" / "a b.png") == "data/a b.png"
+    assert paths.relative(tmp_path.parent / "c.png") == (tmp_path.parent / "c.png").as_posix()
+    assert paths.resolve("src/config.py") == TOP / "src" / "config.py"
+    assert paths.resolve("data/a.png") == tmp_path / "data" / "a.png"
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "config.py").touch()
+    assert paths.resolve("src/config.py") == tmp_path / "src" / "config.py", "the workspace comes first"
+    assert paths.resolve("/elsewhere/a.png") == Path("/elsewhere/a.png")
+
+
+def test_no_two_artifacts_share_a_path() -> None:
+    paths = Paths(Path("top"), "fields")
+    stores = [
+        paths.probabilities(round, fold, split, tta)
+        for round in range(2)
+        for fold in range(2)
+        for split in ("oof", "unlabelled", "test")
+        for tta in (False, True)
+    ]
+    others = [paths.index, paths.points, paths.folds, paths.postprocess, paths.scores, paths.submission, paths.report]
+    every = [*stores, *others, paths.ensemble("oof"), paths.pseudo(0, 0), paths.pseudo(1, 0)]
+    assert len(set(every)) == len(every)

@@ -1,0 +1,331 @@
+"""Run-length codecs against plain loops, real competitions' rows and arbitrary text."""
+
+import base64
+import csv
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import rle
+
+VECTORS = Path(__file__).resolve().parents[2] / "shared" / "formats" / "vectors"
+SHAPES = st.tuples(st.integers(0, 9), st.integers(0, 9))
+MASKS = hnp.arrays(np.uint8, SHAPES, elements=st.integers(0, 1))
+LABELS = hnp.arrays(np.int32, SHAPES, elements=st.integers(0, 4))
+OPTIONS = st.tuples(st.sampled_from("FC"), st.sampled_from([0, 1]), st.booleans())
+few = settings(max_examples=60, deadline=None)
+
+needs_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason=f"no real rows at {VECTORS}")
+
+
+def loop_runs(flat: list[int]) -> list[tuple[int, int, int]]:
+    """[start, length, value] of every run, one pixel at a time."""
+    runs: list[tuple[int, int, int]] = []
+    for position, value in enumerate(flat):
+        if runs and runs[-1][2] == value:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1, value)
+        else:
+            runs.append((position, 1, value))
+    return runs
+
+
+def loop_encode(mask: np.ndarray, order: str, base: int, relative: bool) -> str:
+    words, end = [], 0
+    for start, length, value in loop_runs(mask.ravel(order).tolist()):
+        if value:
+            first = not words
+            words += [start - end + (base if first else 0) if relative else start + base, length]
+            end = start + length
+    return " ".join(map(str, words))
+
+
+def loop_coco(counts: list[int]) -> str:
+    """`rleToString` of COCO's maskApi.c, line by line."""
+    text = ""
+    for i, count in enumerate(counts):
+        x = count - counts[i - 2] if i > 2 else count
+        more = True
+        while more:
+            c = x & 0x1F
+            x >>= 5
+            more = x != -1 if c & 0x10 else x != 0
+            text += chr((c | 0x20 if more else c) + 48)
+    return text
+
+
+def column(file: str, name: str, **options: bool) -> list[str]:
+    with (VECTORS / file).open(newline="", encoding="utf-8") as opened:
+        return [row[name] for row in csv.DictReader(opened, **options)]
+
+
+@few
+@given(MASKS, OPTIONS)
+def test_start_length_is_what_a_loop_writes_and_reads_back(mask, options):
+    text = rle.encode(mask, *options)
+    assert text == loop_encode(mask, *options)
+    back = rle.decode(text, mask.shape, *options)
+    assert back.dtype == np.uint8
+    assert back.flags.c_contiguous
+    np.testing.assert_array_equal(back, mask)
+
+
+@few
+@given(LABELS, OPTIONS)
+def test_instances_in_one_pass_are_what_one_pass_an_id_writes(labels, options):
+    wanted = {number: rle.encode(labels == number, *options) for number in np.unique(labels[labels > 0]).tolist()}
+    assert rle.encode_instances(labels, *options) == wanted
+
+
+@few
+@given(LABELS, st.sampled_from("FC"), st.sampled_from([0, 1]))
+def test_label_maps_round_trip_and_match_a_loop(labels, order, base):
+    runs = loop_runs(labels.ravel(order).tolist())
+    triples = rle.encode_start_length_value(labels, order, base)
+    assert triples == " ".join(f"{start + base} {length} {value}" for start, length, value in runs if value)
+    np.testing.assert_array_equal(rle.decode_start_length_value(triples, labels.shape, order, base), labels)
+    pairs = rle.encode_count_value(labels, order)
+    assert pairs == " ".join(f"{length} {value}" for _, length, value in runs)
+    np.testing.assert_array_equal(rle.decode_count_value(pairs, labels.shape, order), labels)
+
+
+@few
+@given(MASKS)
+def test_coco_is_what_the_c_code_writes_and_reads_back(mask):
+    counts = rle.coco_counts(mask)
+    runs = loop_runs(mask.ravel("F").tolist())
+    assert counts == ([0] if not runs or runs[0][2] else []) + [length for _, length, _ in runs]
+    assert rle.encode_coco(mask) == loop_coco(counts)
+    for back in (
+        rle.decode_coco_counts(counts, mask.shape),
+        rle.decode_coco(rle.encode_coco(mask), mask.shape),
+        rle.decode_coco_zlib(rle.encode_coco_zlib(mask), mask.shape),
+    ):
+        np.testing.assert_array_equal(back, mask)
+
+
+def test_long_coco_counts_need_several_characters():
+    mask = np.zeros((700, 900), np.uint8)
+    mask[350:, 450:] = 1
+    mask[3, 5] = 1
+    text = rle.encode_coco(mask)
+    assert text == loop_coco(rle.coco_counts(mask))
+    assert len(text) > 400
+    np.testing.assert_array_equal(rle.decode_coco(text, mask.shape), mask)
+
+
+def test_any_memory_layout_and_any_nonzero_value_is_a_mask():
+    mask = np.random.default_rng(0).integers(0, 2, (40, 60)).astype(np.uint8)
+    wanted = rle.encode(mask)
+    assert rle.encode(np.asfortranarray(mask)) == wanted
+    assert rle.encode(np.repeat(mask, 2, axis=1)[:, ::2]) == wanted
+    assert rle.encode(mask[::-1, ::-1][::-1, ::-1]) == wanted
+    for dtype in (bool, np.uint16, np.int32, np.int64, np.float32):
+        assert rle.encode(mask.astype(dtype)) == wanted
+    speckled = mask * np.random.default_rng(1).integers(1, 256, mask.shape).astype(np.uint8)
+    assert rle.encode(speckled) == wanted
+
+
+def test_order_and_base_are_not_to_be_confused():
+    mask = np.zeros((3, 5), np.uint8)
+    mask[0, 1:4] = 1
+    assert rle.encode(mask) == "4 1 7 1 10 1"
+    assert rle.encode(mask, "C") == rle.encode(mask.T) == "2 3"
+    assert rle.encode(mask, "C", 0) == "1 3"
+    assert rle.encode(mask, "F", 0, True) == "3 1 2 1 2 1"
+    with pytest.raises(ValueError, match="before the first pixel"):
+        rle.decode(rle.encode(np.ones((3, 5)), base=0), (3, 5), base=1)
+    with pytest.raises(ValueError, match="ends beyond the image's 15 pixels"):
+        rle.decode(rle.encode(np.ones((3, 5)), base=1), (3, 5), base=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1", "whole groups of 2"),
+        ("1 2 3", "whole groups of 2"),
+        ("-1", "only digits"),
+        ("+1 2", "only digits"),
+        ("1.0 2", "only digits"),
+        ("1e2 2", "only digits"),
+        ("nan", "only digits"),
+        ("1\n2", "only digits"),
+        ("1,2", "only digits"),
+        ("١ ٢", "only digits"),
+        ("1 \ud800", "only digits"),
+        ("1 2\x00", "only digits"),
+        ("1 0", "run 1 has no length"),
+        ("0 1", "run 1 starts before the first pixel"),
+        ("1 16", "beyond"),
+        ("15 2", "run 1 ends beyond"),
+        ("16 1", "beyond"),
+        ("1 1 99999999999999999999999999999 1", "beyond"),
+        ("1 9223372036854775807", "beyond"),
+        ("9223372036854775807 9223372036854775807", "beyond"),
+        ("5 1 3 1", "run 2 starts before the run before it ends"),
+        ("1 3 3 1", "run 2 starts before the run before it ends"),
+        ("1 1 1 1", "run 2 starts before the run before it ends"),
+    ],
+)
+def test_a_bad_text_is_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        rle.decode(text, (3, 5))
+
+
+def test_runs_that_touch_and_extra_spaces_are_fine():
+    np.testing.assert_array_equal(rle.decode("  1  2 3 1 ", (3, 1)), np.ones((3, 1)))
+    assert rle.decode("   ", (3, 5)).sum() == 0
+
+
+def mask_or_message(read, text, shape) -> np.ndarray | str:
+    try:
+        return read(text, shape)
+    except ValueError as error:
+        return str(error)
+
+
+READERS = (
+    rle.decode,
+    lambda text, shape: rle.decode(text, shape, "C", 0, True),
+    rle.decode_start_length_value,
+    rle.decode_count_value,
+    rle.decode_coco,
+    rle.decode_coco_zlib,
+    lambda text, shape: rle.decode_coco_zlib(base64.b64encode(zlib.compress(text.encode("utf-8"))).decode(), shape),
+)
+TEXTS = (
+    st.text()
+    | st.text("0123456789 ", max_size=60)
+    | st.text("".join(map(chr, range(48, 112))), max_size=30)
+    | st.lists(st.integers(0, 30), max_size=12).map(lambda numbers: " ".join(map(str, numbers)))
+    | st.binary(max_size=30).map(lambda raw: base64.b64encode(raw).decode())
+)
+
+
+@pytest.mark.parametrize("read", READERS)
+@settings(max_examples=150, deadline=None)
+@given(text=TEXTS.filter(lambda text: not any("\ud800" <= letter <= "\udfff" for letter in text)), shape=SHAPES)
+def test_any_text_is_a_mask_or_a_value_error(read, text, shape):
+    answer = mask_or_message(read, text, shape)
+    if isinstance(answer, str):
+        assert 0 < len(answer) < 200
+        assert "\n" not in answer
+    else:
+        assert answer.shape == shape
+        assert answer.dtype == np.uint8
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-3, 20) | st.just(2**70) | st.text() | st.floats() | st.none(), max_size=8), SHAPES)
+def test_any_counts_are_a_mask_or_a_value_error(counts, shape):
+    answer = mask_or_message(rle.decode_coco_counts, counts, shape)
+    assert answer if isinstance(answer, str) else answer.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "message"),
+    [
+        (rle.decode_start_length_value, "1 2 0", "a value is not in 1"),
+        (rle.decode_start_length_value, "1 2 256", "a value is not in 1|beyond"),
+        (rle.decode_start_length_value, "1 2", "whole groups of 3"),
+        (rle.decode_start_length_value, "1 2 1 2 1 1", "run 2 starts before"),
+        (rle.decode_count_value, "14 0", "14 pixels, the image 15"),
+        (rle.decode_count_value, "15 0 1 1", "16 pixels, the image 15"),
+        (rle.decode_count_value, "0 1 15 0", "no length"),
+        (rle.decode_count_value, "15 256", "not in 0 ... 255|beyond"),
+        (rle.decode_count_value, "", "0 pixels, the image 15"),
+        (rle.decode_coco, "", "not COCO counts"),
+        (rle.decode_coco, "?" * 3 + "P", "not COCO counts"),
+        (rle.decode_coco, "P" * 9 + "0", "too many digits"),
+        (rle.decode_coco, "/", "not COCO counts"),
+        (rle.decode_coco, "é", "not COCO counts"),
+        (rle.decode_coco, "8", "8 pixels, the image 15"),
+        (rle.decode_coco_zlib, "x", "not base64"),
+        (rle.decode_coco_zlib, "aGVsbG8=", "not base64"),
+    ],
+)
+def test_the_other_readers_name_what_is_wrong(read, text, message):
+    with pytest.raises(ValueError, match=message):
+        read(text, (3, 5))
+
+
+def test_streams_cut_short_prolonged_or_huge_are_refused_without_unpacking_them():
+    whole = zlib.compress(rle.encode_coco(np.eye(5)).encode(), 9)
+    for raw in (whole[:-3], whole + b"more"):
+        with pytest.raises(ValueError, match="cut short or longer"):
+            rle.decode_coco_zlib(base64.b64encode(raw).decode(), (5, 5))
+    bomb = base64.b64encode(zlib.compress(b"0" * 20_000_000, 9)).decode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="longer than the image needs"):
+            rle.decode_coco_zlib(bomb, (5, 5))
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_worst_mask_still_fits_the_unpacking_limit():
+    for pattern in ((1, 0), (1, 1, 1, 0), (1,) * 17 + (0,), (0,) * 513 + (1,)):
+        mask = np.resize(np.array(pattern, np.uint8), 4096).reshape(64, 64)
+        np.testing.assert_array_equal(rle.decode_coco_zlib(rle.encode_coco_zlib(mask), (64, 64)), mask)
+
+
+@needs_vectors
+@pytest.mark.parametrize(
+    ("file", "name", "shape", "order"),
+    [
+        ("airbus/train_ship_segmentations_v2.excerpt.csv", "EncodedPixels", (768, 768), "F"),
+        ("carvana/train_masks.head_TRUNCATED.csv", "rle_mask", (1280, 1918), "C"),
+        ("clouds/train.head_TRUNCATED.csv", "EncodedPixels", (1400, 2100), "F"),
+        ("hubmap_hpa_2022/test_metadata_10078_AUTHOR_MASK.csv", "rle", (2023, 2023), "F"),
+        ("severstal/train_row_ImageId_ClassId.csv", "EncodedPixels", (256, 1600), "F"),
+        ("severstal/val_df_excerpt.csv", "c3", (256, 1600), "F"),
+        ("ultrasound_nerve/train_masks_row.csv", "pixels", (420, 580), "F"),
+        ("uwmgi/train_values.csv", "segmentation", (310, 360), "C"),
+    ],
+)
+def test_real_rows_round_trip_byte_for_byte(file, name, shape, order):
+    texts = column(file, name)
+    assert any(texts)
+    for text in texts:
+        mask = rle.decode(text, shape, order)
+        assert rle.encode(mask, order) == text
+        if text:
+            assert rle.encode(mask, "C" if order == "F" else "F") != text
+            assert rle.encode(mask, order, base=0) != text
+
+
+@needs_vectors
+def test_tgs_values_round_trip():
+    texts = (VECTORS / "tgs_salt" / "train_rle_values.txt").read_text().splitlines()
+    for text in texts:
+        assert rle.encode(rle.decode(text, (101, 101))) == text
+
+
+@needs_vectors
+def test_siim_rows_are_relative_0_based_and_end_on_the_bottom_row():
+    texts = column("siim_acr/fin_excerpt.csv", "EncodedPixels", skipinitialspace=True)
+    texts = [text for text in texts if text != "-1"]
+    assert texts
+    for text in texts:
+        mask = rle.decode(text, (1024, 1024), base=0, relative=True)
+        assert rle.encode(mask, base=0, relative=True) == text
+        with pytest.raises(ValueError, match="before the run before|beyond"):
+            rle.decode(text, (1024, 1024), base=0)
+
+
+@needs_vectors
+def test_open_images_cells_are_byte_exact():
+    with (VECTORS / "openimages_hpa" / "sample_rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    for row in rows:
+        text = row["PredictionString"].split()[2]
+        mask = rle.decode_coco_zlib(text, (int(row["ImageHeight"]), int(row["ImageWidth"])))
+        assert mask.any()
+        assert rle.encode_coco_zlib(mask) == text
