@@ -132,12 +132,15 @@ def fit(config: Config, paths: Paths) -> "Fitted":
 
 def score_phases(config: Config, paths: Paths, phases: list[Phase]) -> list[dict[str, Any]]:
     """A row a phase: its pooled out-of-fold scores, those of each fold, and the mean of its stores' hidden scores."""
+    import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     jobs: list[tuple[Part, ...]] = []
     for phase in phases:
         jobs += [phase.oof, *((part,) for part in phase.oof), *((part,) for part in phase.hidden)]
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    # a forked child would wait for ever on locks that torch holds in its parent
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=spawn) as pool:
         answers = list(pool.map(score_parts, *zip(*((config, paths, job) for job in jobs), strict=True)))
     scores, rows = iter(answers), []
     for phase in phases:
