@@ -13,11 +13,14 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from config import Config, config_hash, flatten
 from errors import UserError
@@ -209,6 +212,22 @@ def stage_settings(config: Config, *sections: str) -> dict[str, Any]:
     """The named parts of a config as plain values: what a stage's result depends on."""
     values = config.model_dump(mode="json")
     return {section: values[section] for section in sections}
+
+
+def write_config(path: Path, config: Config) -> None:
+    """The resolved config, every default spelled out, as a YAML file that `--config` takes again."""
+    with atomic(path) as temporary:
+        values = config.model_dump(mode="json")
+        temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def code_revision() -> str:
+    """The commit of the code that runs, "-changed" where files differ from it; empty where there is no git."""
+    try:
+        command = ["git", "-C", str(TOP), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=-changed"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def settings_hash(config: Config) -> str:

@@ -264,6 +264,8 @@ class Config(Section):
             raise ValueError(f"classes: a {self.task} task has one class, not {len(self.classes)}")
         if self.task == "multiclass" and len(self.classes) < 2:
             raise ValueError("classes: a multiclass task needs at least two")
+        if self.data.generator != "none" and self.data.root:
+            raise ValueError("data.root: the generator writes its own folder, data/<name>/raw; drop one of the two")
         if self.task == "instances" and any(one.pseudo and one.pseudo.labels == "soft" for one in self.rounds):
             raise ValueError("rounds.pseudo.labels: instances are learnt from hard labels; say hard")
         if {len(self.image.mean), len(self.image.std)} != {self.image.channels} and self.image.normalise == "fixed":

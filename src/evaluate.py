@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from fitting import Fitted
     from postprocess import Parameters
+    from predictions import Scored
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,11 @@ def fitted_phase(config: Config, paths: Paths, fitted: "Fitted") -> Phase:
 def fit(config: Config, paths: Paths) -> "Fitted":
     """Fit the postprocessing on the ensemble's out-of-fold predictions."""
     from fitting import fit_parameters
+    from predictions import read_oof
 
     def images() -> Iterator[tuple[int, "np.ndarray", "np.ndarray"]]:
         for fold in range(config.folds.count):
-            for _, truth, probabilities in read_part(config, paths, Part(paths.ensemble("oof"), None, fold)):
+            for _, truth, probabilities in read_oof(paths, paths.ensemble("oof"), fold):
                 yield fold, truth, probabilities
 
     return fit_parameters(config, images())
@@ -168,7 +170,7 @@ def score_parts(config: Config, paths: Paths, parts: tuple[Part, ...]) -> dict[s
 
     def pairs() -> Iterator[tuple["np.ndarray", "np.ndarray"]]:
         for part in parts:
-            for _, truth, probabilities in read_part(config, paths, part):
+            for _, truth, probabilities in read_part(paths, part):
                 yield truth, to_label(probabilities, config.task, part.parameters)
 
     if parts[0].fold is None and not (paths.data / "solution").is_dir():
@@ -176,33 +178,11 @@ def score_parts(config: Config, paths: Paths, parts: tuple[Part, ...]) -> dict[s
     return score_pairs(config, pairs())
 
 
-def read_part(config: Config, paths: Paths, part: Part) -> Iterator[tuple[str, "np.ndarray", "np.ndarray"]]:
+def read_part(paths: Paths, part: Part) -> "Iterator[Scored]":
     """`(image_id, truth, probabilities)` at each image's own size, joined on ids."""
-    import pandas as pd
+    from predictions import read_hidden, read_oof
 
-    from artifacts import ProbabilityStore
-    from dataset import make_records
-    from engine import record_truth
-    from images import read_mask
-    from index import read_index
-    from points import load_points
-    from postprocess import resize_probabilities
-    from scoring import hidden_truth
-
-    store, table = ProbabilityStore(part.store), read_index(paths)
-    points = load_points(paths.points) if table["points"].any() else None
-    table = table[table["image_id"].isin(set(store.image_ids))]
-    if part.fold is not None:
-        folds = pd.read_csv(paths.folds, dtype={"image_id": str}, keep_default_na=False)
-        table = table[table["image_id"].isin(set(folds.loc[folds["fold"] == part.fold, "image_id"]))]
-    for record in make_records(table, points):
-        if part.fold is not None:
-            truth = record_truth(record, paths)
-        elif hidden := hidden_truth(paths, record.image_id):
-            truth = read_mask(hidden)
-        else:
-            continue
-        yield record.image_id, truth, resize_probabilities(store.read(record.image_id), record.size)
+    return read_hidden(paths, part.store) if part.fold is None else read_oof(paths, part.store, part.fold)
 
 
 def format_table(result: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, fingerprint, read_json, settings_hash, stage_settings
+from artifacts import Paths, Stage, code_revision, fingerprint, read_json, settings_hash, stage_settings
 from cli import make_parser, open_config, run_script
 from config import Config
 from errors import UserError
@@ -36,6 +36,7 @@ def main(args: argparse.Namespace) -> None:
     stage.finish(
         config=config.name,
         config_hash=settings_hash(config),
+        code=code_revision(),
         seed=config.seed,
         out_of_fold={scores["metric"]: used["oof"], "folds": used["folds"]},
         rows=rows,
@@ -63,16 +64,12 @@ def sample_file(config: Config, paths: Paths) -> Any:
 
 def read_masks(config: Config, paths: Paths) -> Iterator[tuple[str, "np.ndarray"]]:
     """Every test image's label array at its own size, in the index's order."""
-    from artifacts import ProbabilityStore
-    from index import read_index
-    from postprocess import Parameters, resize_probabilities, to_label
+    from postprocess import to_label
+    from predictions import load_parameters, read_split
 
-    values = read_json(paths.postprocess)["parameters"]
-    parameters = Parameters(**{key: tuple(one) if isinstance(one, list) else one for key, one in values.items()})
-    store, table = ProbabilityStore(paths.ensemble("test")), read_index(paths)
-    for row in table[table["split"] == "test"].to_dict("records"):
-        probabilities = resize_probabilities(store.read(row["image_id"]), (row["height"], row["width"]))
-        yield row["image_id"], to_label(probabilities, config.task, parameters)
+    parameters = load_parameters(paths)
+    for image_id, probabilities in read_split(paths, paths.ensemble("test"), "test"):
+        yield image_id, to_label(probabilities, config.task, parameters)
 
 
 if __name__ == "__main__":

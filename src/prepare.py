@@ -31,7 +31,8 @@ def main(args: argparse.Namespace) -> None:
     if config.data.generator == "scenes" and (args.fresh or not root.is_dir()):
         from scenes import write_competition
 
-        write_competition(root, seed=config.seed)
+        with atomic(root) as folder:
+            write_competition(folder, seed=config.seed)
     settings = stage_settings(config, "task", "classes", "data", "seed") | {"channels": config.image.channels}
     stage = Stage(paths.data / "manifest.json", settings, inputs=label_tables(config, root))
     if stage.done(args.fresh):

@@ -66,7 +66,7 @@ def label_pixels(
 def ignore_doubtful(label: np.ndarray, sure: np.ndarray, task: str) -> np.ndarray:
     """The label with its doubtful pixels marked as unknown, as the dataset reads it."""
     if task == "instances":
-        return np.where(sure, label, label | UNKNOWN_INSTANCE).astype(np.uint16)
+        return np.where(sure, label, label | UNKNOWN_INSTANCE).astype(np.int32)
     return np.where(sure, label, IGNORE_INDEX).astype(np.uint8)
 
 

@@ -13,7 +13,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, load_checkpoint, read_json, remove, save_checkpoint, stage_settings
+from artifacts import (
+    Paths,
+    Stage,
+    load_checkpoint,
+    read_json,
+    remove,
+    save_checkpoint,
+    stage_settings,
+    write_config,
+)
 from cli import chosen_folds, make_parser, open_config, run_script
 from config import Config
 from errors import UserError
@@ -68,6 +77,8 @@ def train_fold(
         for name in ("last.pt", "best.pt", "log.jsonl", "progress.pt"):
             (folder / name).unlink(missing_ok=True)
         remove(folder / "tensorboard")
+    if accelerator.is_main_process:
+        write_config(folder / "config.yaml", config)
     accelerator.wait_for_everyone()
     sources, validation, seen = gather_records(config, paths, round, fold)
     per_batch = tuple(source.per_batch for source in sources)

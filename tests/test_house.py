@@ -19,7 +19,7 @@ FLOORS = (
     "artifacts",
     "cli images formats transforms scenes",
     "index labels points models inference postprocess scoring",
-    "fitting pseudo",
+    "fitting pseudo predictions pictures",
     "dataset semi",
     "engine",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "

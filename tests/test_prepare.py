@@ -1,6 +1,7 @@
 """prepare.py on tiny competitions: every way labels come in, what is hidden, and every fault told in one line."""
 
 import errno
+import functools
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 
 import make_folds
 import prepare
+import scenes
 from artifacts import Paths
 from cli import make_parser
 from config import load_config
@@ -457,3 +459,15 @@ def test_dsb2018_nuclei_lie_on_their_image():
     rows = (SHARED / "dsb2018" / labels.path).read_text().count(image_id)
     assert len(np.unique(nuclei)) == rows + 1
     assert pixels[nuclei > 0].mean() > 3 * pixels[nuclei == 0].mean()  # bright nuclei on black
+
+
+def test_fresh_writes_the_generated_competition_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = functools.partial(scenes.write_competition, labelled=6, unlabelled=2, test=2, size=64)
+    monkeypatch.setattr(scenes, "write_competition", few)
+    sample = str(SRC.parent / "configs" / "sample.yaml")
+    for fresh in ([], ["--fresh"]):
+        prepare.main(make_parser("").parse_args(["--config", sample, "--workspace", str(tmp_path), *fresh]))
+        image = sorted((tmp_path / "data/sample/raw/train").iterdir())[0]
+        original = image.read_bytes() if not fresh else original
+        assert image.read_bytes() == original
+        image.write_bytes(b"spoilt")

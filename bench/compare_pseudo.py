@@ -1,0 +1,108 @@
+"""Do pseudo-labels beat supervised training of the same number of steps? Over seeds, on hidden labels.
+
+    python bench/compare_pseudo.py --config configs/dsb2018.yaml --seeds 0 1 2 --epochs 10
+
+Each seed keeps other labels, makes other folds and other weights. Both arms train fold 0 for twice `--epochs`:
+"supervised" in one schedule, "pseudo-labels" half supervised and half on real and pseudo-labels. Both predict plainly;
+both are scored on the fold held out and on the pool, whose labels neither arm has seen. Settings of training are the
+config's own. Prints a table and writes it to runs/compare_pseudo.json.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP / "src"))
+
+from artifacts import Paths, write_json  # noqa: E402
+from cli import make_parser, run_script  # noqa: E402
+from config import Config, load_config  # noqa: E402
+from errors import UserError  # noqa: E402
+
+
+def main(args: argparse.Namespace) -> None:
+    config = load_config(args.config, args.overrides)
+    joint = next((number for number, one in enumerate(config.rounds) if one.pseudo is not None), None)
+    if joint is None:
+        raise UserError(f"{args.config}: no round has a pseudo: section, so there is nothing to compare")
+    rows = []
+    for seed in args.seeds:
+        for arm in ("supervised", "pseudo-labels"):
+            overrides = [*args.overrides, *arm_overrides(config, arm, joint, seed, args.epochs)]
+            rounds = 1 if arm == "supervised" else 2
+            run_arm(args, overrides, rounds)
+            rows.append({"seed": seed, "arm": arm, **score_arm(args, overrides, rounds - 1)})
+            print(rows[-1], flush=True)
+    write_json(args.workspace / "runs" / "compare_pseudo.json", rows)
+    print_table(rows, config.metric)
+
+
+def arm_overrides(config: Config, arm: str, joint: int, seed: int, epochs: int) -> list[str]:
+    """What makes an arm of the config: its own name and seed, and its rounds."""
+    schedule = config.rounds[0].train.model_dump(mode="json")
+    later = config.rounds[joint].train.model_dump(mode="json")
+    pseudo = config.rounds[joint].pseudo.model_dump(mode="json") | {"teachers": "previous"}
+    if arm == "supervised":
+        rounds = [{"phase": "warmup", "train": schedule | {"epochs": 2 * epochs}}]
+    else:
+        second = {"phase": "joint", "start": "previous", "pseudo": pseudo, "train": later | {"epochs": epochs}}
+        rounds = [{"phase": "warmup", "train": schedule | {"epochs": epochs}}, second]
+    return [f"name={config.name}_{arm}_seed{seed}", f"seed={seed}", f"rounds={json.dumps(rounds)}"]
+
+
+def run_arm(args: argparse.Namespace, overrides: list[str], rounds: int) -> None:
+    """Run the stages of one arm on fold 0, skipping what is done."""
+    common = ["--config", str(args.config), "--workspace", str(args.workspace)]
+    common += [word for override in overrides for word in ("--set", override)]
+    stages = [["prepare.py"], ["make_folds.py"]]
+    for number in range(rounds):
+        on_fold = ["--round", str(number), "--fold", "0"]
+        stages += [["make_pseudo_labels.py", *on_fold]] if number else []
+        stages += [["train.py", *on_fold], ["predict.py", *on_fold]]
+    for stage in stages:
+        subprocess.run([sys.executable, str(TOP / "src" / stage[0]), *stage[1:], *common], check=True)
+
+
+def score_arm(args: argparse.Namespace, overrides: list[str], round: int) -> dict[str, float]:
+    """Plain predictions of fold 0's model: on its own fold, and on the hidden labels."""
+    from postprocess import starting_parameters
+    from predictions import Part, score_parts
+
+    config = load_config(args.config, overrides)
+    paths, start = Paths(args.workspace, config.name), starting_parameters(config)
+    splits = {"out of fold": ("oof", 0), "hidden": (config.data.solution_of, None)}
+    return {
+        name: score_parts(config, paths, (Part(paths.probabilities(round, 0, split, False), start, fold),))[config.metric]
+        for name, (split, fold) in splits.items()
+    }
+
+
+def print_table(rows: list[dict], metric: str) -> None:
+    print(f"\n{metric:<16} {'out of fold':>18} {'hidden':>18}")
+    for arm in ("supervised", "pseudo-labels"):
+        shown = [spread([row[key] for row in rows if row["arm"] == arm]) for key in ("out of fold", "hidden")]
+        print(f"{arm:<16} {shown[0]:>18} {shown[1]:>18}")
+    pairs = {}
+    for row in rows:
+        pairs.setdefault(row["seed"], {})[row["arm"]] = row
+    gains = [
+        spread([pair["pseudo-labels"][key] - pair["supervised"][key] for pair in pairs.values()])
+        for key in ("out of fold", "hidden")
+    ]
+    print(f"{'gain per seed':<16} {gains[0]:>18} {gains[1]:>18}")
+
+
+def spread(values: list[float]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.4f} ± {deviation:.4f}"
+
+
+if __name__ == "__main__":
+    parser = make_parser(__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=10, help="of each half")
+    run_script(main, parser)

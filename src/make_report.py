@@ -1,0 +1,316 @@
+"""Write one HTML file a person opens offline: scores, curves, what the pseudo-labels kept, and pictures.
+
+    python src/make_report.py
+    python src/make_report.py --config configs/dubai.yaml
+
+It holds its images and styles itself and asks nothing of the network. Ids and names come from other people's files, so
+all of them are escaped.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts import Paths, Stage, atomic, fingerprint, read_json, settings_hash
+from cli import make_parser, open_config, run_script
+from config import Config
+from errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from pictures import Curves
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+SHOWN = 3  # pictures a kind
+SHOWN_TEST = 6
+METRICS = {
+    "dice": "Dice: twice the overlap of prediction and truth over the sum of their areas, averaged over images; two "
+    "empty masks count 1",
+    "miou": "mean intersection over union: each class's overlap over its union, over all pixels, averaged over classes",
+    "map": "average precision of instances: hits / (hits + misses + false alarms), averaged over IoU thresholds 0.50 "
+    "to 0.95, then over images (Data Science Bowl 2018)",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The index by id, the points of all images and each labelled image's fold."""
+
+    rows: dict[str, dict[str, Any]]
+    points: "pd.DataFrame | None"
+    folds: dict[str, int]
+
+    def ids(self, split: str) -> list[str]:
+        return [image_id for image_id, row in self.rows.items() if row["split"] == split]
+
+    def sparse(self, image_id: str) -> bool:
+        return bool(self.rows[image_id]["points"]) and not self.rows[image_id]["mask"]
+
+
+def main(args: argparse.Namespace) -> None:
+    config, paths = open_config(args)
+    stage = report_stage(config, paths)
+    if stage.done(args.fresh) and paths.report.is_file():
+        print(f"{paths.report}: made already")
+        return
+    page = render(collect(config, paths))
+    with atomic(paths.report) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    stage.finish(config_hash=settings_hash(config), sha256=fingerprint(paths.report))
+    print(f"{paths.report}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser")
+
+
+def report_stage(config: Config, paths: Paths) -> Stage:
+    runs = [paths.run(round, fold) for round in range(len(config.rounds)) for fold in range(config.folds.count)]
+    inputs = [paths.scores, paths.postprocess, paths.index, paths.folds, paths.runs / "ensemble" / "manifest.json"]
+    inputs += [run / "manifest.json" for run in runs]
+    return Stage(paths.report.with_name("manifest.json"), config.model_dump(mode="json"), tuple(inputs))
+
+
+def render(values: dict[str, Any]) -> str:
+    """The page of the template, with everything escaped that is not ours."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(values)
+
+
+def collect(config: Config, paths: Paths) -> dict[str, Any]:
+    """Everything the template shows, by its names there."""
+    import yaml
+
+    from pictures import BOTH, FALSE_NEGATIVE, FALSE_POSITIVE, class_colours, hex_colour
+
+    scores, table = read_json(paths.scores), read_table(paths)
+    names = {}
+    for phase in scores["phases"]:
+        names.setdefault(phase["round"], phase["name"])
+    values = class_colours(config.task, len(config.classes))
+    labels = ("background", *config.classes) if config.task in ("binary", "instances") else config.classes
+    colours = {name: hex_colour(colour) for name, colour in zip(labels, values, strict=True)}
+    error_colours = {"extra": FALSE_POSITIVE, "missed": FALSE_NEGATIVE, "both": BOTH}
+    logs = read_logs(config, paths)
+    return {
+        "config": config,
+        "metric_words": METRICS[config.metric],
+        "counts": {split: len(table.ids(split)) for split in ("labelled", "unlabelled", "test")},
+        "sparse": any(table.sparse(image_id) for image_id in table.folds),
+        "hidden_of": scores["hidden"],
+        "final": next(phase for phase in reversed(scores["phases"]) if phase.get("used", True)),
+        **phase_table(scores["phases"]),
+        **curves(config, logs, names),
+        "pseudo": [
+            pseudo_round(config, paths, table, round, names[round])
+            for round, one in enumerate(config.rounds)
+            if one.pseudo is not None
+        ],
+        "groups": oof_pictures(config, paths, table),
+        "tests": test_pictures(config, paths, table),
+        "colours": colours,
+        "error_colours": {name: hex_colour(colour) for name, colour in error_colours.items()},
+        "post": read_json(paths.postprocess),
+        "weights": read_json(paths.runs / "ensemble" / "weights.json"),
+        "times": [(names[round], [sum(line["seconds"] for line in log) for log in one]) for round, one in logs.items()],
+        "yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+    }
+
+
+def read_table(paths: Paths) -> Table:
+    import pandas as pd
+
+    from index import read_index
+    from points import load_points
+
+    index = read_index(paths)
+    folds = pd.read_csv(paths.folds, dtype={"image_id": str, "fold": int}, keep_default_na=False)
+    return Table(
+        {row["image_id"]: row for row in index.to_dict("records")},
+        load_points(paths.points) if index["points"].any() else None,
+        dict(zip(folds["image_id"], folds["fold"].tolist(), strict=True)),
+    )
+
+
+def phase_table(phases: list[dict[str, Any]]) -> dict[str, Any]:
+    """The phases and the scale of the little plots: left and right end, and each value's place in per cent."""
+    values = [
+        value for phase in phases for value in (phase["oof"], phase["hidden"], *phase["folds"]) if value is not None
+    ]
+    pad = 0.04 * (max(values) - min(values)) or 0.02
+    low, high = max(0.0, min(values) - pad), min(1.0, max(values) + pad)
+
+    def place(value: float) -> float:
+        return round(100 * (value - low) / ((high - low) or 1.0), 2)
+
+    return {"phases": phases, "low": low, "high": high, "place": place}
+
+
+def read_logs(config: Config, paths: Paths) -> dict[int, list[list[dict[str, Any]]]]:
+    """Of every round and fold, the lines of its log. Raises UserError naming a log that is missing or broken."""
+    logs: dict[int, list[list[dict[str, Any]]]] = {}
+    for round in range(len(config.rounds)):
+        for fold in range(config.folds.count):
+            path = paths.run(round, fold) / "log.jsonl"
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+                logs.setdefault(round, []).append([json.loads(line) for line in lines if line])
+            except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise UserError(f"{path}: no readable log ({error}); train.py --fresh makes it again") from None
+    return logs
+
+
+def curves(config: Config, logs: dict[int, list[list[dict[str, Any]]]], names: dict[int, str]) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    from pictures import fold_colour, hex_colour, plot_curves
+
+    rounds: list[Curves] = [
+        {fold: [(line["step"], line["loss"], line.get("score")) for line in log] for fold, log in enumerate(one)}
+        for one in logs.values()
+    ]
+    drawn = [Markup(svg) for svg in plot_curves(rounds, config.metric)]  # numbers and our own words
+    return {
+        "curves": list(zip((names[round] for round in logs), drawn, strict=True)),
+        "fold_colours": [hex_colour(fold_colour(fold)) for fold in range(config.folds.count)],
+    }
+
+
+def pseudo_round(config: Config, paths: Paths, table: Table, round: int, name: str) -> dict[str, Any]:
+    """What each student of a round was given, and pictures of the surest, the middle and the least sure kept image."""
+    import pandas as pd
+
+    rows = []
+    for fold in range(config.folds.count):
+        summary = read_json(paths.pseudo(round, fold) / "summary.json")
+        leaked = sum(table.folds.get(image_id) == fold for image_id in summary["seen_ids"])
+        rows.append(summary | {"fold": fold, "seen": len(summary["seen_ids"]), "leaked": leaked})
+    index = pd.read_csv(paths.pseudo(round, 0) / "index.csv", dtype=str, keep_default_na=False)
+    kept = index[index["kept"] == "1"].to_dict("records")
+    kept.sort(key=lambda row: (-float(row["confidence"]), row["image_id"]))
+    chosen = spread(kept, SHOWN)
+    return {"name": name, "rows": rows, "pictures": [pseudo_picture(config, paths, table, row) for row in chosen]}
+
+
+def pseudo_picture(config: Config, paths: Paths, table: Table, row: dict[str, str]) -> dict[str, Any]:
+    from artifacts import ProbabilityStore
+    from images import read_mask
+    from pictures import data_uri, draw_label
+    from postprocess import resize_probabilities, starting_parameters, to_label
+    from transforms import UNKNOWN_INSTANCE
+
+    own, path, unknown = table.rows[row["image_id"]], paths.resolve(row["mask"]), None
+    if path.suffix == ".zarr":  # soft labels: every pixel is learned from, by its probabilities
+        probabilities = ProbabilityStore(path).read(row["image_id"])
+        probabilities = resize_probabilities(probabilities, (own["height"], own["width"]))
+        label = to_label(probabilities, config.task, starting_parameters(config))
+    else:
+        label = read_mask(path)
+    if config.task == "instances":
+        label, unknown = label & (UNKNOWN_INSTANCE - 1), label >= UNKNOWN_INSTANCE
+    picture = open_picture(paths, own)
+    drawn = draw_label(picture, label, config.task, unknown)
+    note = f"{float(row['confidence']):.0%} of its pixels are sure"
+    return card(row["image_id"], note, {"image": data_uri(picture), "pseudo-label": data_uri(drawn)})
+
+
+def oof_pictures(config: Config, paths: Paths, table: Table) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Cards of the best, the middle and the worst out-of-fold images by the config's metric."""
+    from postprocess import to_label
+    from predictions import load_parameters, read_oof
+
+    store, parameters, scores = paths.ensemble("oof"), load_parameters(paths), {}
+    for fold in range(config.folds.count):
+        for image_id, truth, probabilities in read_oof(paths, store, fold):
+            scores[image_id] = image_score(config, truth, to_label(probabilities, config.task, parameters))
+    groups = best_middle_worst(scores, SHOWN)
+    chosen, cards = {image_id for ids in groups.values() for image_id in ids}, {}
+    for fold in sorted({table.folds[image_id] for image_id in chosen}):
+        for image_id, truth, probabilities in read_oof(paths, store, fold, chosen):
+            prediction = to_label(probabilities, config.task, parameters)
+            pictures = compare(config, paths, table, image_id, truth, prediction)
+            cards[image_id] = card(image_id, f"{config.metric} {scores[image_id]:.4f}, fold {fold}", pictures)
+    return [(name, [cards[image_id] for image_id in ids]) for name, ids in groups.items() if ids]
+
+
+def compare(
+    config: Config, paths: Paths, table: Table, image_id: str, truth: "np.ndarray", prediction: "np.ndarray"
+) -> dict[str, str]:
+    """An image, its label, its prediction and its errors."""
+    from pictures import class_colours, data_uri, draw_errors, draw_label, draw_point_errors, draw_points
+
+    picture = open_picture(paths, table.rows[image_id])
+    predicted = draw_label(picture, prediction, config.task)
+    if table.sparse(image_id):
+        points = table.points[table.points["image_id"] == image_id]
+        colours = class_colours(config.task, len(config.classes))
+        label = draw_points(picture, points, truth.shape[:2], colours)
+        errors = draw_point_errors(picture, points, prediction, config.task, colours)
+    else:
+        label = draw_label(picture, truth, config.task)
+        errors = draw_errors(picture, truth, prediction, config.task)
+    shown = {"image": picture, "label": label, "prediction": predicted, "errors": errors}
+    return {name: data_uri(one) for name, one in shown.items()}
+
+
+def test_pictures(config: Config, paths: Paths, table: Table) -> list[dict[str, Any]]:
+    """Test images from all over the index, with their score where there is a hidden label."""
+    from images import read_mask
+    from pictures import data_uri, draw_label
+    from postprocess import to_label
+    from predictions import load_parameters, read_split
+    from scoring import hidden_truth
+
+    chosen, parameters, cards = spread(table.ids("test"), SHOWN_TEST), load_parameters(paths), []
+    if not chosen:
+        return []
+    for image_id, probabilities in read_split(paths, paths.ensemble("test"), "test", chosen):
+        prediction = to_label(probabilities, config.task, parameters)
+        hidden, note = hidden_truth(paths, image_id), ""
+        if hidden:
+            note = f"{config.metric} {image_score(config, read_mask(hidden), prediction):.4f} on its hidden label"
+        picture = open_picture(paths, table.rows[image_id])
+        drawn = draw_label(picture, prediction, config.task)
+        cards.append(card(image_id, note, {"image": data_uri(picture), "prediction": data_uri(drawn)}))
+    return cards
+
+
+def image_score(config: Config, truth: "np.ndarray", prediction: "np.ndarray") -> float:
+    """One image's score by the config's metric; NaN where no pixel of it counts."""
+    from scoring import score_pairs
+
+    return score_pairs(config, [(truth, prediction)])[config.metric]
+
+
+def open_picture(paths: Paths, row: dict[str, Any]) -> "np.ndarray":
+    from images import read_image
+    from pictures import show_image
+
+    return show_image(read_image(paths.resolve(row["image"])))
+
+
+def card(image_id: str, note: str, pictures: dict[str, str]) -> dict[str, Any]:
+    return {"id": image_id, "note": note, "pictures": pictures}
+
+
+def spread(items: list[Any], count: int) -> list[Any]:
+    """At most `count` of them, first and last among them, evenly spaced between."""
+    if len(items) <= count:
+        return items
+    return [items[round(number * (len(items) - 1) / (count - 1))] for number in range(count)]
+
+
+def best_middle_worst(scores: dict[str, float], count: int) -> dict[str, list[str]]:
+    """Ids by score, no id twice: the best first, the middle around the median, the worst first. NaN is left out."""
+    order = sorted((one for one in scores if scores[one] == scores[one]), key=lambda one: (-scores[one], one))
+    count = min(count, -(-len(order) // 3))
+    best, rest = order[:count], order[count:]
+    worst, middle = rest[-count:][::-1] if count else [], rest[: max(0, len(rest) - count)]
+    start = max(0, (len(middle) - count) // 2)
+    return {"The best": best, "The middle": middle[start : start + count], "The worst": worst}
+
+
+if __name__ == "__main__":
+    run_script(main, make_parser(__doc__))

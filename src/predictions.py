@@ -1,0 +1,71 @@
+"""Reading a probability store together with what it is compared with, joined on image ids.
+
+    for image_id, truth, probabilities in read_oof(paths, paths.ensemble("oof"), fold=0):
+        prediction = to_label(probabilities, config.task, load_parameters(paths))
+
+Probabilities come back as `(K, H, W) float32` at each image's own size, one image at a time.
+"""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from artifacts import Paths, ProbabilityStore, read_json
+from images import read_mask
+from index import read_index
+from points import load_points, rasterise
+from postprocess import Parameters, resize_probabilities
+from scoring import hidden_truth
+
+Scored = tuple[str, np.ndarray, np.ndarray]  # image_id, truth, probabilities
+
+
+def load_parameters(paths: Paths) -> Parameters:
+    """What evaluate.py chose for the final masks. Raises UserError where it has not run."""
+    values = read_json(paths.postprocess)["parameters"]
+    return Parameters(**{key: tuple(one) if isinstance(one, list) else one for key, one in values.items()})
+
+
+def read_oof(paths: Paths, store: Path, fold: int, only: Collection[str] | None = None) -> Iterator[Scored]:
+    """The images of a fold (`only` some of them) that lie in a store, with their labels; points leave all other pixels
+    at 255."""
+    import pandas as pd
+
+    folds = pd.read_csv(paths.folds, dtype={"image_id": str}, keep_default_na=False)
+    ids = set(folds.loc[folds["fold"] == fold, "image_id"])
+    ids = ids if only is None else ids & set(only)
+    points = None
+    for row, probabilities in _read_store(paths, store, ids):
+        if row["mask"]:
+            truth = read_mask(paths.resolve(row["mask"]))
+        else:
+            points = load_points(paths.points) if points is None else points
+            truth = rasterise(points[points["image_id"] == row["image_id"]], (row["height"], row["width"]))
+        yield row["image_id"], truth, probabilities
+
+
+def read_hidden(paths: Paths, store: Path) -> Iterator[Scored]:
+    """The images of a store that have a hidden label, with that label."""
+    hidden = {image_id: hidden_truth(paths, image_id) for image_id in ProbabilityStore(store).image_ids}
+    for row, probabilities in _read_store(paths, store, {image_id for image_id, path in hidden.items() if path}):
+        yield row["image_id"], read_mask(hidden[row["image_id"]]), probabilities
+
+
+def read_split(
+    paths: Paths, store: Path, split: str, only: Collection[str] | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """`(image_id, probabilities)` of every image of a split (`only` some of them), in the index's order; each must lie
+    in the store."""
+    opened, table = ProbabilityStore(store), read_index(paths)
+    table = table[table["split"] == split]
+    for row in (table if only is None else table[table["image_id"].isin(only)]).to_dict("records"):
+        yield row["image_id"], resize_probabilities(opened.read(row["image_id"]), (row["height"], row["width"]))
+
+
+def _read_store(paths: Paths, store: Path, ids: set[str]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Index rows and probabilities of the images that are both in `ids` and in the store, in the index's order."""
+    opened, table = ProbabilityStore(store), read_index(paths)
+    for row in table[table["image_id"].isin(ids & set(opened.image_ids))].to_dict("records"):
+        yield row, resize_probabilities(opened.read(row["image_id"]), (row["height"], row["width"]))
