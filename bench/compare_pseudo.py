@@ -69,15 +69,19 @@ def run_arm(args: argparse.Namespace, overrides: list[str], rounds: int) -> None
 
 def score_arm(args: argparse.Namespace, overrides: list[str], round: int) -> dict[str, float]:
     """Plain predictions of fold 0's model: on its own fold, and on the hidden labels."""
-    from postprocess import starting_parameters
-    from predictions import Part, score_parts
+    from postprocess import starting_parameters, to_label
+    from predictions import read_hidden, read_oof
+    from scoring import score_pairs
 
     config = load_config(args.config, overrides)
     paths, start = Paths(args.workspace, config.name), starting_parameters(config)
-    splits = {"out of fold": ("oof", 0), "hidden": (config.data.solution_of, None)}
+    oof, hidden = (paths.probabilities(round, 0, split, False) for split in ("oof", config.data.solution_of))
+    scored = {"out of fold": read_oof(paths, oof, 0), "hidden": read_hidden(paths, hidden)}
     return {
-        name: score_parts(config, paths, (Part(paths.probabilities(round, 0, split, False), start, fold),))[config.metric]
-        for name, (split, fold) in splits.items()
+        name: score_pairs(config, ((truth, to_label(answer, config.task, start)) for _, truth, answer in images))[
+            config.metric
+        ]
+        for name, images in scored.items()
     }
 
 

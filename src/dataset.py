@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from artifacts import Paths, ProbabilityStore
 from config import IGNORE_INDEX, Config, Image, Train
+from errors import UserError
 from images import full_scale, read_image, read_mask
 from points import rasterise
 from runtime import derive_seed
@@ -92,11 +93,20 @@ def make_records(table: "pd.DataFrame", points: "pd.DataFrame | None" = None) ->
 
 
 def load_image(path: Path, settings: Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An image at the working scale, uint8 or float32 in [0, 1], and the mean and deviation it is normalised by."""
+    """An image at the working scale, uint8 or float32 in [0, 1], and the mean and deviation it is normalised by.
+
+    A float image beyond [0, 1] is stretched to it where `normalise` is "image", for which its scale does not matter;
+    else raises UserError.
+    """
     image = read_image(path, settings.channels)
     scale = full_scale(image)
     if image.dtype != np.uint8:
         image, scale = image.astype(np.float32) / scale, 1.0
+        low, high = float(image.min()), float(image.max())
+        if low < 0.0 or high > 1.0:  # photometry would cut it off
+            if settings.normalise == "fixed":
+                raise UserError(f"{path}: values from {low:g} to {high:g}, not 0 to 1; say image.normalise=image")
+            image = (image - low) / max(high - low, 1e-12)
     mean, std = statistics(image, settings, scale)
     return resize_image(image, working_shape(*image.shape[:2], settings)), mean, std
 

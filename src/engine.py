@@ -30,6 +30,8 @@ from scoring import score_pairs
 from semi import ramp, teach
 from transforms import normalise
 
+WAY_OUT = "lower train.learning_rate, or set train.precision=fp32"
+
 
 @dataclass
 class Learner:
@@ -89,7 +91,7 @@ def make_learner(
     train = round.train
     model = build_model(config.model, config.image.channels, config.channels, with_weights=start is None)
     if start is not None:
-        model.load_state_dict(start)
+        load_weights(model, start, "the round before")
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     ema = make_ema(model) if train.ema else None
     groups = parameter_groups(model, train.learning_rate, train.encoder_learning_rate)
@@ -99,6 +101,19 @@ def make_learner(
     model, optimizer = accelerator.prepare(model, optimizer)
     weights = None if class_weights is None else class_weights.to(accelerator.device)
     return Learner(config, round, accelerator, model, ema, optimizer, schedule, weights)
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], source: Any) -> None:
+    """Fill a model from a checkpoint. Raises UserError, naming `source`, where it is of another model."""
+    own = model.state_dict()
+    odd = [key for key in sorted(own.keys() | state.keys()) if key not in own or key not in state]
+    odd = odd or [key for key in own if own[key].shape != state[key].shape]
+    if odd:
+        raise UserError(
+            f"{source}: weights of another model ({odd[0]} does not fit, and {len(odd) - 1} more); put the config's "
+            "model, image and classes back, or train again with --fresh"
+        )
+    model.load_state_dict(state)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, train: Train, steps_per_epoch: int) -> Any:
@@ -122,7 +137,8 @@ def make_schedule(optimizer: torch.optim.Optimizer, train: Train, steps_per_epoc
             return 1.0
         if step < warmup:
             return (step + 1) / warmup
-        return 0.5 * (1.0 + np.cos(np.pi * (step - warmup) / max(1, total - warmup)))
+        # a plain float: the rate is saved in checkpoints, which hold no NumPy numbers
+        return float(0.5 * (1.0 + np.cos(np.pi * (step - warmup) / max(1, total - warmup))))
 
     return schedulers.LambdaLR(optimizer, factor)
 
@@ -130,7 +146,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, train: Train, steps_per_epoc
 def train_one_epoch(learner: Learner, loader: Iterable[dict], epoch: int, title: str = "") -> dict[str, float]:
     """Run the loader's steps. Returns their mean losses, the share of unlabelled pixels kept, and the speed.
 
-    Raises UserError where a loss is not finite, naming the images of its batch.
+    Raises UserError where a loss is not finite, naming the images of its batch, and where the weights end so.
     """
     accelerator, train = learner.accelerator, learner.round.train
     learner.model.train()
@@ -150,11 +166,21 @@ def train_one_epoch(learner: Learner, loader: Iterable[dict], epoch: int, title:
         images += sum(len(half["image_id"]) for half in batch.values())
         sums = {key: sums.get(key, 0.0) + value for key, value in parts.items()}
         progress.set_postfix(loss=f"{sums['loss'] / (number + 1):.3f}", refresh=False)
+    if not all(parameter.isfinite().all() for parameter in learner.plain_model.parameters()):
+        raise UserError(f"step {learner.step}: the weights are not finite; {WAY_OUT}")
+    means = {key: value / batches for key, value in sums.items()}
+    if accelerator.num_processes > 1:
+        means = average_over_processes(means, accelerator)
     seconds = time.perf_counter() - started
     rate = learner.optimizer.param_groups[-1]["lr"]
     speed = images * accelerator.num_processes / max(seconds, 1e-9)
     timing = {"seconds": round(seconds, 2), "images_per_second": round(speed, 2)}
-    return {key: value / batches for key, value in sums.items()} | {"learning_rate": rate} | timing
+    return means | {"learning_rate": rate} | timing
+
+
+def average_over_processes(means: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
+    tensors = {key: torch.tensor(value, device=accelerator.device) for key, value in means.items()}
+    return {key: value.item() for key, value in accelerator.reduce(tensors, "mean").items()}
 
 
 def apply_step(learner: Learner) -> None:
@@ -251,7 +277,4 @@ def record_truth(record: Record, paths: Paths) -> np.ndarray:
 
 def _not_finite(batch: dict[str, dict], step: int) -> str:
     ids = ", ".join(image_id for half in batch.values() for image_id in half["image_id"])
-    return (
-        f"step {step}: the loss is not finite (images {ids}); lower train.learning_rate, look at these images, "
-        "or set train.precision=fp32"
-    )
+    return f"step {step}: the loss is not finite (images {ids}); look at these images, {WAY_OUT}"

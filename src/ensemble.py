@@ -106,8 +106,8 @@ def sample_pixels(config: Config, paths: Paths, rounds: list[int], fold: int) ->
 def fit_weights(truth_probabilities: "np.ndarray", mean: str) -> "np.ndarray":
     """Weights `(members,)` ≥ 0 of sum 1 that make the blend's log-loss on out-of-fold pixels the least.
 
-    `truth_probabilities` `(members, pixels)` is what each member gave the true class; for the geometric mean the blend's
-    normaliser is left out, which bounds the loss from above.
+    `truth_probabilities` `(members, pixels)` is what each member gave the true class; for the geometric mean the
+    blend's normaliser is left out, which bounds the loss from above.
     """
     import numpy as np
     from scipy.optimize import minimize

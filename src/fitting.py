@@ -7,10 +7,9 @@ Every candidate is scored on every image once, as a numerator and a denominator 
 The best column is the choice; the nested score judges each fold by the column that is best on the other folds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from config import IGNORE_INDEX, Config
@@ -66,7 +65,9 @@ def fit_parameters(config: Config, images: Iterable[tuple[int, np.ndarray, np.nd
     )
 
 
-def _score_images(images: Iterable, score: object) -> tuple[list[int], np.ndarray]:
+def _score_images(
+    images: Iterable[tuple[int, np.ndarray, np.ndarray]], score: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> tuple[list[int], np.ndarray]:
     folds, rows = [], []
     for fold, truth, answer in images:
         folds.append(fold)

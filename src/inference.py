@@ -22,6 +22,7 @@ from config import Predict
 from runtime import autocast
 
 STRIDE = 32  # the networks' sides must be multiples of it
+WAITING = 2**30  # bytes of small images that may wait for others of their size
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def predict_images(
     Images that fit the window come back as one band each, in batches of like size and so not in order; larger ones in
     bands from top to bottom.
     """
-    window, waiting = predictor.settings.window, defaultdict(list)
+    window, waiting, room = predictor.settings.window, defaultdict(list), WAITING
     for image_id, image in images:
         if max(image.shape[-2:]) > window:
             for shape, top, band in slide(predictor, image):
@@ -87,8 +88,11 @@ def predict_images(
             continue
         queue = waiting[image.shape]
         queue.append((image_id, image))
-        if len(queue) == predictor.settings.batch_size:
-            yield from _answer_batch(predictor, waiting.pop(image.shape))
+        room -= image.nbytes
+        if len(queue) == predictor.settings.batch_size or room < 0:
+            fullest = max(waiting.values(), key=len) if room < 0 else queue
+            room += sum(one.nbytes for _, one in fullest)
+            yield from _answer_batch(predictor, waiting.pop(fullest[0][1].shape))
     for queue in waiting.values():
         yield from _answer_batch(predictor, queue)
 
@@ -123,7 +127,7 @@ def window_starts(side: int, window: int, overlap: float) -> list[int]:
     """Evenly spread starts of windows that cover a side, neighbours overlapping by at least `overlap`."""
     if side <= window:
         return [0]
-    count = int(np.ceil((side - window) / (window * (1.0 - overlap)))) + 1
+    count = int(np.ceil((side - window) / max(1.0, window * (1.0 - overlap)))) + 1
     return [round(place) for place in np.linspace(0, side - window, count)]
 
 

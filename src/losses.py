@@ -46,7 +46,7 @@ def segmentation_loss(
         probabilities, truth = logits.sigmoid(), (target == 1).float()
     total = logits.sum() * 0.0
     if loss.cross_entropy:
-        total = total + loss.cross_entropy * pixel_loss.sum() / average(known.sum().float()).clamp(min=1.0)
+        total = total + loss.cross_entropy * pixel_loss.sum() / _not_zero(average(known.sum().float()))
     if loss.dice:
         mask = known if known.dim() == 4 else known.unsqueeze(1)
         total = total + loss.dice * _dice_loss(probabilities, truth, mask, average)
@@ -67,8 +67,8 @@ def consistency_loss(
     """The student's strong view against the teacher's probabilities `(N, C, H, W)` of the weak one.
 
     Cross-entropy learns the teacher's best class where it is surer than `threshold` (FixMatch, arXiv:2001.07685;
-    UniMatch, arXiv:2208.09910); "mse" compares probabilities everywhere (mean teacher, arXiv:1703.01780). Both are means
-    over all pixels, so that doubt lowers the weight. Returns the loss and the share of pixels kept.
+    UniMatch, arXiv:2208.09910); "mse" compares probabilities everywhere (mean teacher, arXiv:1703.01780). Both are
+    means over all pixels, so that doubt lowers the weight. Returns the loss and the share of pixels kept.
     """
     logits, exclusive = logits.float(), task in ("multiclass", "instances")
     if kind == "mse":
@@ -104,7 +104,7 @@ def _cross_entropy(logits: Tensor, target: Tensor, loss: Loss, weights: Tensor |
     )
     if loss.focal_gamma:
         log_probability = -functional.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")
-        pixel_loss = pixel_loss * (1.0 - log_probability.exp()) ** loss.focal_gamma
+        pixel_loss = pixel_loss * _focal_factor(log_probability.exp(), loss.focal_gamma)
     if weights is not None:
         pixel_loss = pixel_loss * weights[torch.where(known, target, 0)]
     return pixel_loss * known, known
@@ -117,7 +117,7 @@ def _binary_cross_entropy(logits: Tensor, target: Tensor, loss: Loss, weights: T
     pixel_loss = functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
     if loss.focal_gamma:
         probability = torch.where(truth > 0, logits.sigmoid(), 1.0 - logits.sigmoid())
-        pixel_loss = pixel_loss * (1.0 - probability) ** loss.focal_gamma
+        pixel_loss = pixel_loss * _focal_factor(probability, loss.focal_gamma)
     if weights is not None and logits.shape[1] == 1:  # binary: weights of background and class
         pixel_loss = pixel_loss * torch.where(truth > 0, weights[1], weights[0])
     elif weights is not None:
@@ -139,4 +139,14 @@ def _dice_loss(probabilities: Tensor, truth: Tensor, known: Tensor, average: Ave
     size = (probabilities * known).sum(axes) + (truth * known).sum(axes)
     present = ((truth * known).sum(axes) > 0).float()
     loss = 1.0 - (2.0 * overlap + 1.0) / (size + 1.0)
-    return (loss * present).sum() / average(present.sum()).clamp(min=1.0)
+    return (loss * present).sum() / _not_zero(average(present.sum()))
+
+
+def _not_zero(count: Tensor) -> Tensor:
+    """A mean over processes may lie between 0 and 1 and stays as it is; 0, where the sum is 0 too, becomes 1."""
+    return torch.where(count > 0, count, torch.ones_like(count))
+
+
+def _focal_factor(probability: Tensor, gamma: float) -> Tensor:
+    """(1 - probability) ** gamma, with a slope that stays finite at probability 1 where gamma is below 1."""
+    return (1.0 - probability).clamp(min=1e-8) ** gamma

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts import Paths, Stage, atomic, fingerprint, read_json, settings_hash
 from cli import make_parser, open_config, run_script
-from config import Config
+from config import IGNORE_INDEX, Config
 from errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 SHOWN = 3  # pictures a kind
 SHOWN_TEST = 6
 METRICS = {
-    "dice": "Dice: twice the overlap of prediction and truth over the sum of their areas, averaged over images; two "
+    "dice": "twice the overlap of prediction and truth over the sum of their areas, averaged over images; two "
     "empty masks count 1",
     "miou": "mean intersection over union: each class's overlap over its union, over all pixels, averaged over classes",
     "map": "average precision of instances: hits / (hits + misses + false alarms), averaged over IoU thresholds 0.50 "
@@ -231,7 +231,9 @@ def oof_pictures(config: Config, paths: Paths, table: Table) -> list[tuple[str, 
         for image_id, truth, probabilities in read_oof(paths, store, fold, chosen):
             prediction = to_label(probabilities, config.task, parameters)
             pictures = compare(config, paths, table, image_id, truth, prediction)
-            cards[image_id] = card(image_id, f"{config.metric} {scores[image_id]:.4f}, fold {fold}", pictures)
+            empty = config.task != "multiclass" and not ((truth > 0) & (truth != IGNORE_INDEX)).any()
+            note = f"{config.metric} {scores[image_id]:.4f}, fold {fold}{', nothing to find' if empty else ''}"
+            cards[image_id] = card(image_id, note, pictures)
     return [(name, [cards[image_id] for image_id in ids]) for name, ids in groups.items() if ids]
 
 
@@ -279,9 +281,13 @@ def test_pictures(config: Config, paths: Paths, table: Table) -> list[dict[str, 
 
 def image_score(config: Config, truth: "np.ndarray", prediction: "np.ndarray") -> float:
     """One image's score by the config's metric; NaN where no pixel of it counts."""
+    import warnings
+
     from scoring import score_pairs
 
-    return score_pairs(config, [(truth, prediction)])[config.metric]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")  # one empty image has no IoU
+        return score_pairs(config, [(truth, prediction)])[config.metric]
 
 
 def open_picture(paths: Paths, row: dict[str, Any]) -> "np.ndarray":

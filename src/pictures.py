@@ -84,9 +84,11 @@ def draw_label(picture: np.ndarray, label: np.ndarray, task: str, unknown: np.nd
         for value in np.unique(small[~hidden]):
             _tint(drawn, small == value, class_colours(task, int(value) + 1)[-1], 0.55)
     elif task == "instances":
-        edge = _inner_edge(small, 3)
+        edge = _inner_edge(small, 5)
         for number, colour in enumerate(PALETTE):
-            drawn[edge & (small % len(PALETTE) == number)] = colour
+            mine = (small > 0) & (small % len(PALETTE) == number)
+            _tint(drawn, mine, colour, 0.25)
+            drawn[edge & mine] = colour
     else:
         planes = [small] if small.ndim == 2 else [small[..., number] for number in range(small.shape[2])]
         for plane, colour in zip(planes, colours[1:] if task == "binary" else colours, strict=True):
@@ -115,7 +117,7 @@ def draw_errors(picture: np.ndarray, truth: np.ndarray, prediction: np.ndarray, 
     drawn = _pale(picture)
     if task == "instances":
         mine, theirs = (_fit(one.astype(np.uint16), shape, cv2.INTER_NEAREST) for one in (prediction, truth))
-        mine, theirs = _inner_edge(mine, 3), _inner_edge(theirs, 3)
+        mine, theirs = _inner_edge(mine, 5), _inner_edge(theirs, 5)
         for where, colour in ((mine, FALSE_POSITIVE), (theirs, FALSE_NEGATIVE), (mine & theirs, BOTH)):
             drawn[where] = colour
         return drawn
@@ -162,9 +164,10 @@ def plot_curves(rounds: Sequence[Curves], metric: str) -> list[str]:
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     ink = "#010203"  # becomes the page's colour
-    style = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 8, "font.family": "sans-serif"}
+    style = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 9, "font.family": "sans-serif"}
     style |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
     style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15}
     steps = [step for one in rounds for line in one.values() for step in line]
@@ -181,7 +184,8 @@ def plot_curves(rounds: Sequence[Curves], metric: str) -> list[str]:
                     axes.plot(*zip(*found, strict=True), color=colour, marker=mark, ms=3, lw=1.6) if found else None
                 axes.set(ylabel=name, ylim=limits[number])
             axes.set_xlabel("step")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
             drawings.append(_inline(buffer.getvalue()).replace(ink, "currentColor"))
@@ -208,7 +212,7 @@ def _inline(svg: str) -> str:
     if "<metadata>" in body:
         before, _, after = body.partition("<metadata>")
         body = before + after.partition("</metadata>")[2]
-    return f'<svg viewBox="{box}" role="img">{body}'
+    return f'<svg viewBox="{box}" role="img" aria-label="loss and score over steps">{body}'
 
 
 def _shown_shape(shape: tuple[int, int]) -> tuple[int, int]:
@@ -238,7 +242,7 @@ def _pale(picture: np.ndarray) -> np.ndarray:
 
 def _hatch(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
     rows, columns = np.indices(where.shape)
-    _tint(picture, where, (128, 128, 128), 0.65)
+    _tint(picture, where, (128, 128, 128), 0.6)
     _tint(picture, where & ((rows + columns) % 8 < 2), (225, 225, 225), 0.7)
     return picture
 

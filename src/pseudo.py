@@ -42,7 +42,8 @@ def quantile_thresholds(histograms: np.ndarray, rules: Pseudo) -> np.ndarray:
     `pixel_confidence`."""
     counts = histograms.cumsum(axis=1)
     below = counts < rules.class_quantile * counts[:, -1:]
-    quantiles = below.sum(axis=1) / (BINS - 1)
+    # the lower edge of the bin: at its middle, rounding would decide whether the bin's pixels pass
+    quantiles = (below.sum(axis=1) - 0.5) / (BINS - 1)
     return np.maximum(quantiles if rules.class_quantile else 0.0, np.full(len(histograms), rules.pixel_confidence))
 
 
@@ -59,8 +60,12 @@ def label_pixels(
     else:
         limit = np.asarray(thresholds)[label]
     sure = (best >= limit) & (best >= rules.best_to_second * second)
-    planes = sure.transpose(1, 2, 0) if task == "multilabel" else sure[0]
-    return to_label(probabilities, task, parameters), planes
+    final = to_label(probabilities, task, parameters)
+    present = final > 0 if task == "instances" else final
+    # a threshold other than 0.5 or a smallest area may have chosen another class than the one that is sure
+    if task == "multilabel":
+        return final, (sure & (label == present.transpose(2, 0, 1))).transpose(1, 2, 0)
+    return final, sure[0] & (label[0] == present)
 
 
 def ignore_doubtful(label: np.ndarray, sure: np.ndarray, task: str) -> np.ndarray:
@@ -71,7 +76,7 @@ def ignore_doubtful(label: np.ndarray, sure: np.ndarray, task: str) -> np.ndarra
 
 
 def count_agreement(label: np.ndarray, sure: np.ndarray, truth: np.ndarray, task: str, classes: int) -> np.ndarray:
-    """`(classes, 2)`: of the sure pixels labelled with each class, how many agree with the truth, and how many are known.
+    """`(classes, 2)`: of the sure pixels labelled with each class, how many are right, and how many have a known truth.
 
     Instances count as foreground (class 1) and background (0); multilabel counts where the class is present.
     """

@@ -29,7 +29,7 @@ def mend_torchvision() -> torch.library.Library | None:
     import fails. Their schemas alone are enough, since nothing here calls them. Call it before timm or smp is imported.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from artifacts import (
     Paths,
     Stage,
+    atomic,
     load_checkpoint,
     read_json,
     remove,
@@ -73,16 +74,14 @@ def train_fold(
     from runtime import derive_seed
 
     folder, settings = paths.run(round, fold), config.rounds[round].train
-    if fresh and accelerator.is_main_process:
-        for name in ("last.pt", "best.pt", "log.jsonl", "progress.pt"):
-            (folder / name).unlink(missing_ok=True)
-        remove(folder / "tensorboard")
     if accelerator.is_main_process:
+        open_folder(folder, stage, fresh)
         write_config(folder / "config.yaml", config)
     accelerator.wait_for_everyone()
     sources, validation, seen = gather_records(config, paths, round, fold)
     per_batch = tuple(source.per_batch for source in sources)
-    steps = settings.steps_per_epoch or max(1, len(sources[0].records) // (per_batch[0] * accelerator.num_processes))
+    at_once = per_batch[0] * accelerator.num_processes * settings.accumulate
+    steps = settings.steps_per_epoch or max(1, len(sources[0].records) // at_once)
     learner, epoch, log = open_learner(config, paths, round, fold, steps, sources, accelerator)
     dataset = TrainingDataset(sources, config, paths, round, fold)
     best = max((line for line in log if "score" in line), key=lambda line: line["score"], default=None)
@@ -101,7 +100,7 @@ def train_fold(
         line = {"epoch": epoch, **train_one_epoch(learner, loader, epoch, title), "step": learner.step}
         epoch += 1
         if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
-            scores = evaluate(learner, validation, paths)
+            scores = agree(evaluate(learner, validation, paths), accelerator)
             line |= {"scores": scores, "score": scores[config.metric]}
             if settings.schedule == "plateau":
                 learner.schedule.step(line["score"])
@@ -111,16 +110,43 @@ def train_fold(
                     save_checkpoint(folder / "best.pt", checkpoint(learner, epoch))
         log.append(line)
         if accelerator.is_main_process:
-            save_checkpoint(folder / "progress.pt", learner.state() | {"epoch": epoch, "log": log})
+            # the log first: killed in between, the epoch is run and written again
             write_log(folder, log)
+            save_checkpoint(folder / "progress.pt", learner.state() | {"epoch": epoch, "log": log})
             shown = "".join(f" {name} {value:.4f}" for name, value in line.get("scores", {}).items() if " " not in name)
             print(f"{title}: loss {line['loss']:.4f}{shown} ({line['images_per_second']:.1f} images/s)", flush=True)
     if accelerator.is_main_process:
         save_checkpoint(folder / "last.pt", checkpoint(learner, epoch))
         trained = sorted(record.image_id for record in sources[0].records)
-        (folder / "progress.pt").unlink(missing_ok=True)
         stage.finish(round=round, fold=fold, train_ids=trained, seen_ids=seen, scores=log[-1].get("scores", {}))
+        for name in ("progress.pt", "started.json"):
+            (folder / name).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
+
+
+def open_folder(folder: Path, stage: Stage, fresh: bool) -> None:
+    """Make a run's folder ready: emptied where it starts anew, and swept of what a killed run was just writing.
+
+    Raises UserError with the difference where it was interrupted with other settings.
+    """
+    if fresh:
+        for name in ("last.pt", "best.pt", "log.jsonl", "progress.pt"):
+            (folder / name).unlink(missing_ok=True)
+        remove(folder / "tensorboard")
+    for temporary in folder.glob(".*.tmp*"):
+        remove(temporary)
+    started = Stage(folder / "started.json", stage.settings, stage.inputs)
+    if not started.done(fresh=not (folder / "progress.pt").is_file()):
+        started.finish()
+
+
+def agree(scores: dict[str, float], accelerator: "Accelerator") -> dict[str, float]:
+    """The main process's scores in every process: batch statistics differ, and all must stop at the same epoch."""
+    if accelerator.num_processes == 1:
+        return scores
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([scores])[0]
 
 
 def gather_records(
@@ -160,7 +186,9 @@ def gather_records(
         if not source.records:
             raise UserError(f"rounds.{round}: no {source.kind} images to train on; drop its section or add images")
     if leaked := seen & held_out:
-        raise UserError(f"round {round} fold {fold}: {sorted(leaked)[0]!r} of its own fold was seen in training; --fresh")
+        raise UserError(
+            f"round {round} fold {fold}: {min(leaked)!r} of its own fold was seen in training; train with --fresh"
+        )
     return sources, make_records(validation, points), sorted(seen)
 
 
@@ -171,7 +199,7 @@ def split_batch(config: Config, round: int) -> dict[str, int]:
     pseudo = max(1, round_half_up(size * one.pseudo.share)) if one.pseudo else 0
     unlabelled = max(1, round_half_up(size * one.consistency.share)) if one.consistency else 0
     if size - pseudo - unlabelled < 1:
-        raise UserError(f"rounds.{round}: shares leave no room for real labels in a batch of {size}; lower pseudo.share")
+        raise UserError(f"rounds.{round}: its shares leave no room for real labels in a batch of {size}; lower them")
     return {"labelled": size - pseudo - unlabelled, "pseudo": pseudo, "unlabelled": unlabelled}
 
 
@@ -215,6 +243,8 @@ def open_learner(
         start = load_checkpoint(selected_checkpoint(config, paths, round - 1, fold))["model"]
     elif state is not None:
         start = state["model"]
+    if one.consistency is not None and not one.train.ema:
+        raise UserError(f"rounds.{round}.train.ema: 0, but the consistency: section's teacher is the average; try 0.99")
     weights = count_classes(config, paths, sources[0].records, one.train.loss.class_weights)
     learner = make_learner(config, one, accelerator, steps, start, weights)
     if state is None:
@@ -267,8 +297,8 @@ def write_log(folder: Path, log: list[dict[str, Any]]) -> None:
     """JSON lines, an epoch each, and the same for TensorBoard."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with (folder / "log.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in log)
+    with atomic(folder / "log.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
     with SummaryWriter(str(folder / "tensorboard"), filename_suffix=f".{log[-1]['epoch']:05d}") as writer:
         flat = {key: value for key, value in log[-1].items() if isinstance(value, (int, float))}
         for name, value in (flat | log[-1].get("scores", {})).items():

@@ -100,7 +100,8 @@ def resize_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """`(H, W)` or `(H, W, C)` labels to another size by the nearest pixel."""
     if label.shape[:2] == shape:
         return label
-    return cv2.resize(label, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    resized = cv2.resize(label, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.reshape(*shape, *label.shape[2:])  # OpenCV drops an axis of one class
 
 
 def draw_window(
@@ -127,10 +128,11 @@ def cut_window(array: np.ndarray, window: Window, fill: int | None = None) -> np
     top, left = max(0, window.top), max(0, window.left)
     bottom, right = min(height, window.top + window.size), min(width, window.left + window.size)
     part = array[top:bottom, left:right]
-    margins = (top - window.top, window.top + window.size - bottom, left - window.left, window.left + window.size - right)
-    if not any(margins):
-        return np.ascontiguousarray(part)
-    pads = [(margins[0], margins[1]), (margins[2], margins[3])] + [(0, 0)] * (array.ndim - 2)
+    rows = (top - window.top, window.top + window.size - bottom)
+    columns = (left - window.left, window.left + window.size - right)
+    if not any(rows + columns):
+        return part.copy()  # a view would let CutMix paint on the picture in the cache
+    pads = [rows, columns] + [(0, 0)] * (array.ndim - 2)
     if fill is not None:
         return np.pad(part, pads, constant_values=fill)
     return np.pad(part, pads, mode="symmetric")

@@ -1,0 +1,153 @@
+"""What the integration tests share: tiny competitions, tiny configs, and scripts run as a person would run them.
+
+    spec = write_config(tmp_path, rounds=[{}])
+    folder = prepare_data(tmp_path)
+    run("train", folder, "--round", "0")
+"""
+
+import copy
+import functools
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from artifacts import TOP, Paths, read_json
+from cli import make_parser, run_script
+from config import Config, load_config, merge
+from scenes import write_competition
+
+SRC = TOP / "src"
+NAME = "tiny"
+TINY: dict[str, Any] = {
+    "classes": ["building"],
+    "data": {
+        "root": "raw",
+        "unlabelled": "unlabelled/{id}.png",
+        "test": "test/{id}.png",
+        "labels": {"kind": "rle", "path": "train.csv"},
+        "sample_submission": "sample_submission.csv",
+        "solution": "hidden/solution.csv",
+    },
+    "folds": {"count": 2},
+    # timm's own model for tests, a tenth of a second to build
+    "model": {"encoder": "tu-test_efficientnet", "weights": "none", "decoder_channels": [16, 8, 8, 8, 8]},
+    "train": {
+        "epochs": 3,
+        "steps_per_epoch": 2,
+        "batch_size": 4,
+        "learning_rate": 0.005,
+        "precision": "fp32",
+        "augment": {"crop": 32, "cutmix": 0.5, "rotate": 30},
+    },
+    "predict": {"window": 64, "tta": "none"},
+}
+JOINT = {"phase": "joint", "start": "previous", "pseudo": {"pixel_confidence": 0.5, "tta": False}}
+
+
+def write_config(folder: Path, **values: Any) -> Path:
+    """`folder/tiny.yaml`: TINY with `values` laid over it, section by section."""
+    path = folder / f"{NAME}.yaml"
+    path.write_text(yaml.safe_dump(merge(copy.deepcopy(TINY), values)))
+    return path
+
+
+def make_workspace(folder: Path, *, seed: int = 0, labelled: int = 8, size: int = 64, **values: Any) -> Path:
+    """A workspace with a config and a competition of its own: nothing is prepared yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_competition(folder / "raw", seed, labelled=labelled, unlabelled=6, test=4, size=size)
+    write_config(folder, **values)
+    return folder
+
+
+def prepare_data(folder: Path) -> Path:
+    """Run the two stages before training."""
+    run("prepare", folder)
+    run("make_folds", folder)
+    return folder
+
+
+def open_workspace(folder: Path, *overrides: str) -> tuple[Config, Paths]:
+    return load_config(folder / f"{NAME}.yaml", overrides), Paths(folder, NAME)
+
+
+def run(script: str, folder: Path, *arguments: str) -> None:
+    """Run a script's main in this process. A user's mistake comes as UserError."""
+    module = importlib.import_module(script)
+    module.main(_parser(script).parse_args([*switches(folder), *arguments]))
+
+
+def fail(script: str, folder: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
+    """Run a script that must end with exit code 2 and one line on standard error; return that line."""
+    module = importlib.import_module(script)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *switches(folder), *arguments])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        run_script(module.main, _parser(script))
+    assert caught.value.code == 2
+    # a progress bar wipes itself with carriage returns
+    error = capsys.readouterr().err.split("\r")[-1]
+    assert error.startswith(f"{script}.py: ")
+    assert error.count("\n") == 1
+    assert error.endswith("\n")
+    assert "Traceback" not in error
+    assert leftovers(folder) == []
+    return error
+
+
+def call(script: str, folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
+    """Run a script as a process of its own, from a folder that is not the project's."""
+    command = [sys.executable, str(SRC / f"{script}.py"), *switches(folder), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, **options)
+
+
+def environment() -> dict[str, str]:
+    """One thread a process: tiny tensors are slower on more."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def switches(folder: Path) -> list[str]:
+    return ["--config", str(folder / f"{NAME}.yaml"), "--workspace", str(folder)]
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files that an atomic write should have taken away."""
+    return sorted(path for path in folder.rglob(".*tmp*"))
+
+
+def same_tensors(ours: Any, theirs: Any) -> bool:
+    """Whether two checkpoints hold the same values, bit for bit."""
+    if isinstance(ours, torch.Tensor):
+        return isinstance(theirs, torch.Tensor) and torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same_tensors(ours[key], theirs[key]) for key in ours)
+    return ours == theirs
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """A run's log.jsonl without what depends on the machine's speed."""
+    import json
+
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: one for key, one in line.items() if key not in ("seconds", "images_per_second")} for line in lines]
+
+
+def seen_ids(paths: Paths, round: int, fold: int) -> set[str]:
+    return set(read_json(paths.run(round, fold) / "manifest.json")["seen_ids"])
+
+
+@functools.cache
+def _parser(script: str) -> Any:
+    module = importlib.import_module(script)
+    numbered = script in ("train", "predict", "make_pseudo_labels")
+    parser = make_parser(module.__doc__, fold=numbered, round=numbered)
+    if script == "evaluate":
+        parser.add_argument("--print", action="store_true")
+    return parser

@@ -1,0 +1,340 @@
+"""Training samples: the same for any number of workers or processes, aligned, and read at the working scale."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+
+from artifacts import Paths, ProbabilityWriter
+from config import Config, Image, parse_config
+from dataset import (
+    Record,
+    Source,
+    StepSampler,
+    TrainingDataset,
+    collate,
+    load_image,
+    load_label,
+    make_loader,
+    make_records,
+)
+from errors import UserError
+from images import write_mask
+from transforms import UNKNOWN_INSTANCE
+
+PLAIN = {"colour": 0.0, "grey": 0.0, "noise": 0.0, "blur": 0.0}
+STILL = PLAIN | {"flips": False, "rotate90": False, "scale": [1.0, 1.0]}
+RAW = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+
+
+def make_config(task: str = "binary", augment: dict[str, Any] | None = None, **train: Any) -> Config:
+    classes = {"multiclass": ["a", "b", "c"], "multilabel": ["a", "b"]}.get(task, ["a"])
+    values = {"name": "t", "task": task, "classes": classes, "image": RAW, "postprocess": {"border_width": 1}}
+    return parse_config(values | {"train": {"augment": {"crop": 32} | (augment or {}), **train}})
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(tmp_path, "t")
+
+
+@pytest.fixture
+def records(paths: Paths) -> list[Record]:
+    """Five images whose green says where the foreground is, each with a red of its own."""
+    made, rng = [], np.random.default_rng(0)
+    for number in range(5):
+        height, width = 48 + number, 70 - number
+        label = np.zeros((height, width), np.uint8)
+        cv2.circle(label, (int(rng.integers(width)), int(rng.integers(height))), 12, 1, -1)
+        image = np.stack([np.full_like(label, 40 * number), label * 255, rng.integers(0, 255, label.shape)], -1)
+        cv2.imwrite(str(paths.root / f"{number}.png"), image[..., ::-1].astype(np.uint8))
+        write_mask(paths.root / f"{number}_mask.png", label)
+        made.append(Record(str(number), f"{number}.png", (height, width), f"{number}_mask.png"))
+    return made
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_samples_are_the_same_for_any_workers(records: list[Record], paths: Paths) -> None:
+    """A fresh dataset, another order, another worker: a sample hangs on its source and number alone."""
+    augment = {"cutmix": 0.5, "rotate": 30, "foreground": 0.5}
+    sources = [Source("labelled", records[:3], 2), Source("unlabelled", [Record("4", "4.png", (52, 66))], 1)]
+    batches = []
+    for workers in (0, 2):
+        config = make_config(augment=augment, workers=workers)
+        dataset = TrainingDataset(sources, config, paths, 0, 1)
+        loader = make_loader(dataset, StepSampler((2, 1), 0, 4), torch.device("cpu"))
+        batches.append(list(loader))
+    assert same({str(n): one for n, one in enumerate(batches[0])}, {str(n): one for n, one in enumerate(batches[1])})
+    assert batches[0][0]["labelled"]["image"].shape == (2, 3, 32, 32)
+    assert batches[0][0]["unlabelled"]["strong"].shape == (1, 3, 32, 32)
+    uncached = TrainingDataset(sources, make_config(augment=augment, cache_gb=0.0), paths, 0, 1)
+    again = uncached[(0, 7)]
+    assert torch.equal(again["image"], batches[0][3]["labelled"]["image"][1])
+    others = [TrainingDataset(sources, make_config(augment=augment), paths, 0, fold)[(0, 7)]["image"] for fold in (1, 2)]
+    assert torch.equal(again["image"], others[0])
+    assert not torch.equal(again["image"], others[1])
+
+
+def test_a_pass_shows_every_image_once(records: list[Record], paths: Paths) -> None:
+    dataset = TrainingDataset([Source("labelled", records, 2)], make_config(augment=STILL), paths, 0, 0)
+    shown = [dataset[(0, number)]["image_id"] for number in range(15)]
+    orders = [tuple(shown[start : start + 5]) for start in (0, 5, 10)]
+    assert all(sorted(order) == list("01234") for order in orders)
+    assert len(set(orders)) > 1
+
+
+@pytest.mark.parametrize("rotate", [0, 40])
+def test_the_target_lies_on_its_image(records: list[Record], paths: Paths, rotate: int) -> None:
+    """Windows larger and smaller than the image, mirrored at its edges; green is the foreground."""
+    augment = PLAIN | {"scale": [0.4, 2.0], "rotate": rotate}
+    dataset = TrainingDataset([Source("labelled", records, 2)], make_config(augment=augment), paths, 0, 0)
+    shares = []
+    for number in range(30):
+        sample = dataset[(0, number)]
+        green, target = sample["image"][1].numpy(), sample["target"].numpy()
+        assert target.dtype == np.int64
+        assert set(np.unique(target)) <= {0, 1}
+        differs = (green > 0.5) != (target == 1)
+        inner = cv2.erode(differs.astype(np.uint8), np.ones((3, 3), np.uint8))  # an edge may be off by a pixel
+        assert not inner[1:-1, 1:-1].any()
+        shares.append(target.mean())
+    assert max(shares) > 0.2
+
+
+def test_cutmix_pastes_image_and_label_and_spares_the_cache(records: list[Record], paths: Paths) -> None:
+    square = []
+    for record in records:  # cut to the crop's own size, so that a window is the whole picture
+        image = cv2.imread(str(paths.root / record.image))[:32, :32]
+        mask = cv2.imread(str(paths.root / record.mask), cv2.IMREAD_UNCHANGED)[:32, :32]
+        cv2.imwrite(str(paths.root / record.image), image)
+        write_mask(paths.root / record.mask, mask)
+        square.append(Record(record.image_id, record.image, (32, 32), record.mask))
+    source = [Source("labelled", square, 1)]
+    dataset = TrainingDataset(source, make_config(augment=STILL | {"cutmix": 1.0}), paths, 0, 0)
+    plain = TrainingDataset(source, make_config(augment=STILL), paths, 0, 0)
+    mixed = 0
+    for number in range(20):
+        sample = dataset[(0, number)]
+        red = sample["image"][0].numpy()
+        own = int(sample["image_id"]) * 40 / 255
+        pasted = ~np.isclose(red, own)
+        if pasted.any():
+            mixed += 1
+            rows, columns = np.nonzero(pasted)
+            assert pasted[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()  # a rectangle
+            assert 0.05 < pasted.mean() < 0.6
+            assert len(np.unique(red)) == 2
+        np.testing.assert_array_equal(sample["image"][1].numpy() > 0.5, sample["target"].numpy() == 1)
+    assert mixed > 10
+    fresh = TrainingDataset(source, make_config(augment=STILL | {"cutmix": 1.0}), paths, 0, 0)
+    assert same(dataset[(0, 3)], fresh[(0, 3)])
+    assert same(plain[(0, 3)], TrainingDataset(source, make_config(augment=STILL), paths, 0, 0)[(0, 3)])
+
+
+def test_weak_and_strong_view_share_their_geometry(records: list[Record], paths: Paths) -> None:
+    pool = [Record(one.image_id, one.image, one.size) for one in records]
+    augment = {"grey": 0.0, "blur": 0.0, "noise": 1.0, "colour": 0.0, "rotate": 40, "cutmix": 0.5}
+    dataset = TrainingDataset([Source("unlabelled", pool, 1)], make_config(augment=augment), paths, 0, 0)
+    for number in range(6):
+        sample = dataset[(0, number)]
+        assert set(sample) == {"image_id", "image", "strong"}
+        assert not torch.equal(sample["image"], sample["strong"])
+        assert np.corrcoef(sample["image"][1].ravel(), sample["strong"][1].ravel())[0, 1] > 0.8 or (
+            sample["image"][1].std() < 0.05
+        )
+
+
+def test_foreground_windows_show_the_foreground(paths: Paths) -> None:
+    label = np.zeros((200, 200), np.uint8)
+    label[150:154, 20:24] = 1
+    label[:40] = 255
+    cv2.imwrite(str(paths.root / "a.png"), np.zeros((200, 200, 3), np.uint8))
+    write_mask(paths.root / "m.png", label)
+    record = [Record("a", "a.png", (200, 200), "m.png")]
+    shares = []
+    for chance in (0.0, 1.0):
+        augment = STILL | {"foreground": chance}
+        dataset = TrainingDataset([Source("labelled", record, 1)], make_config(augment=augment), paths, 0, 0)
+        shares.append(np.mean([(dataset[(0, n)]["target"] == 1).any() for n in range(40)]))
+    assert shares[0] < 0.3
+    assert shares[1] == 1.0
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_foreground_windows_give_every_class_its_turn(paths: Paths, task: str) -> None:
+    classes = 3 if task == "multiclass" else 2
+    label = np.zeros((120, 120), np.uint8)
+    label[5, 5] = 1
+    label[115, 115] = 2
+    label[50:60] = 255
+    if task == "multilabel":
+        label = np.stack([label == 1, label == 2], axis=-1).astype(np.uint8)
+    path = "m.png" if task == "multiclass" else "m.tif"
+    write_mask(paths.root / path, label)
+    cv2.imwrite(str(paths.root / "a.png"), np.zeros((120, 120, 3), np.uint8))
+    source = [Source("labelled", [Record("a", "a.png", (120, 120), path)], 1)]
+    config = make_config(task, STILL | {"foreground": 1.0, "crop": 20})
+    dataset = TrainingDataset(source, config, paths, 0, 0)
+    targets = [dataset[(0, number)]["target"].numpy() for number in range(60)]
+    rare = [(one == 1).any() if task == "multiclass" else (one[0] == 1).any() for one in targets]
+    last = [(one == 2).any() if task == "multiclass" else (one[1] == 1).any() for one in targets]
+    assert 60 / classes / 2 < sum(rare) < 60 / classes * 1.6
+    assert 60 / classes / 2 < sum(last) < 60 / classes * 1.6
+
+
+def test_two_processes_share_what_one_would_take() -> None:
+    whole = list(StepSampler((4, 2), 3, 7, accumulate=2))
+    halves = [list(StepSampler((2, 1), 3, 7, 2, process, 2)) for process in range(2)]
+    assert len(whole) == len(halves[0]) == 8 == len(StepSampler((4, 2), 3, 7, 2))
+    for one, first, second in zip(whole, *halves, strict=True):
+        assert sorted(one) == sorted(first + second)
+        assert not set(first) & set(second)
+
+
+def test_a_resumed_sampler_goes_on_where_it_was() -> None:
+    unbroken = list(StepSampler((3, 1), 0, 6, accumulate=2))
+    assert list(StepSampler((3, 1), 0, 4, 2)) + list(StepSampler((3, 1), 4, 6, 2)) == unbroken
+    numbers = [number for batch in unbroken for source, number in batch if source == 0]
+    assert numbers == list(range(36))
+
+
+def test_batches_are_grouped_by_kind() -> None:
+    samples = [{"image_id": str(n), "image": torch.full((1, 2, 2), n), "target": torch.tensor(n)} for n in range(3)]
+    samples.append({"image_id": "3", "image": torch.zeros(1, 2, 2), "strong": torch.ones(1, 2, 2)})
+    batch = collate(samples, ["labelled", "labelled", "pseudo", "unlabelled"])
+    assert list(batch) == ["labelled", "pseudo", "unlabelled"]
+    assert batch["labelled"]["image_id"] == ["0", "1"]
+    assert batch["labelled"]["target"].tolist() == [0, 1]
+    assert batch["pseudo"]["image"].shape == (1, 1, 2, 2)
+    assert set(batch["unlabelled"]) == {"image_id", "image", "strong"}
+    with pytest.raises(ValueError, match="zip"):
+        collate(samples[:2], ["labelled"])
+
+
+def test_instance_targets_have_borders_and_doubt(paths: Paths) -> None:
+    ids = np.zeros((32, 32), np.int32)
+    ids[4:20, 4:16], ids[4:20, 16:28] = 1, 700
+    ids[6, 6] |= UNKNOWN_INSTANCE
+    write_mask(paths.root / "m.png", ids)
+    cv2.imwrite(str(paths.root / "a.png"), np.zeros((32, 32, 3), np.uint8))
+    source = [Source("pseudo", [Record("a", "a.png", (32, 32), "m.png")], 1)]
+    for foreground in (0.0, 1.0):
+        config = make_config("instances", STILL | {"foreground": foreground})
+        target = TrainingDataset(source, config, paths, 0, 0)[(0, 0)]["target"].numpy()
+        assert target[6, 6] == 255
+        assert (target == 255).sum() == 1
+        assert (target[8:16, 15:17] == 2).all()
+        assert (target[8:16, 6:14] == 1).all()
+        assert (target[22:] == 0).all()
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "instances"])
+def test_a_soft_or_absent_label_has_its_shape(task: str, paths: Paths) -> None:
+    config = make_config(task, STILL)
+    cv2.imwrite(str(paths.root / "a.png"), np.zeros((32, 32, 3), np.uint8))
+    absent = Record("a", "a.png", (32, 32))
+    label = load_label(absent, config, paths, (32, 32))
+    target = TrainingDataset([Source("labelled", [absent], 1)], config, paths, 0, 0)[(0, 0)]["target"]
+    assert label.shape == ((32, 32, 2) if task == "multilabel" else (32, 32))
+    assert (target == 255).all()
+    if task == "instances":
+        return
+    soft = np.random.default_rng(0).random((config.channels, 32, 32)).astype(np.float32)
+    with ProbabilityWriter(paths.root / "soft.zarr") as writer:
+        writer.add("a", soft)
+    record = Record("a", "a.png", (32, 32), soft="soft.zarr")
+    target = TrainingDataset([Source("pseudo", [record], 1)], config, paths, 0, 0)[(0, 0)]["target"]
+    assert target.dtype == torch.float32
+    np.testing.assert_allclose(target, soft, atol=0.5 / 255 + 1e-6)
+
+
+def test_a_mask_of_one_label_keeps_its_axis(paths: Paths) -> None:
+    config = parse_config(
+        {"name": "t", "task": "multilabel", "classes": ["a"], "train": {"augment": {"crop": 16}}, "image": RAW}
+    )
+    write_mask(paths.root / "m.tif", np.ones((40, 40, 1), np.uint8))
+    cv2.imwrite(str(paths.root / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    record = Record("a", "a.png", (40, 40), "m.tif")
+    assert load_label(record, config, paths, (20, 20)).shape == (20, 20, 1)
+    sample = TrainingDataset([Source("labelled", [record], 1)], config, paths, 0, 0)[(0, 0)]
+    assert sample["target"].shape == (1, 16, 16)
+
+
+def test_points_are_drawn_at_the_working_scale(paths: Paths) -> None:
+    table = pd.DataFrame([("a", 99, 0, 1), ("a", 50, 31, 0)], columns=["image_id", "x", "y", "class"])
+    record = Record("a", "a.png", (40, 100), points=table)
+    label = load_label(record, make_config(), paths, (20, 50))
+    assert label[0, 49] == 1
+    assert label[15, 25] == 0
+    assert (label != 255).sum() == 2
+
+
+def test_records_prefer_a_mask_to_points() -> None:
+    columns = ["image_id", "image", "mask", "points", "height", "width"]
+    rows = [("a", "a.png", "a_m.png", 3, 4, 5), ("b", "b.png", "", 2, 4, 5), ("c", "c.png", "", 0, 4, 5)]
+    points = pd.DataFrame([("b", 1, 2, 0), ("a", 0, 0, 1), ("b", 2, 2, 1)], columns=["image_id", "x", "y", "class"])
+    a, b, c = make_records(pd.DataFrame(rows, columns=columns), points)
+    assert (a.mask, a.points) == ("a_m.png", None)
+    assert b.points["class"].tolist() == [0, 1]
+    assert (c.mask, c.points) == ("", None)
+    assert a.size == (4, 5)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32", "uint8"])
+@pytest.mark.parametrize("normalising", ["fixed", "image"])
+def test_every_depth_reaches_one(tmp_path: Path, kind: str, normalising: str) -> None:
+    values = np.random.default_rng(0).random((20, 30, 3))
+    values[0, 0] = 1.0
+    values[0, 1] = 0.0
+    scale = {"uint16": 65535, "float32": 1.0, "uint8": 255}[kind]
+    stored = (values * scale).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb")
+    settings = Image(normalise=normalising)
+    image, mean, std = load_image(tmp_path / "a.tif", settings)
+    top = 255 if kind == "uint8" else 1.0
+    assert image.dtype == (np.uint8 if kind == "uint8" else np.float32)
+    np.testing.assert_allclose(image / top, values, atol=1 / 250)
+    expected = (values.mean((0, 1)), values.std((0, 1))) if normalising == "image" else ((0.5,) * 3, (0.5,) * 3)
+    np.testing.assert_allclose(mean, expected[0], atol=5e-3)
+    np.testing.assert_allclose(std, expected[1], atol=5e-3)
+
+
+def test_float_images_beyond_one_are_stretched_or_refused(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(300, 90, (20, 30, 1)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", values[..., 0])
+    image, mean, std = load_image(tmp_path / "a.tif", Image(channels=1, normalise="image"))
+    assert image.min() == 0.0
+    assert image.max() == 1.0
+    np.testing.assert_allclose((image - mean) / std, (values - values.mean()) / values.std(), atol=1e-3)
+    with pytest.raises(UserError, match=r"a\.tif: values from .* image.normalise=image"):
+        load_image(tmp_path / "a.tif", Image(channels=1, mean=(0.5,), std=(0.5,)))
+
+
+def test_the_working_scale_shrinks_image_and_label(paths: Paths, records: list[Record]) -> None:
+    config = make_config(augment=STILL)
+    config = config.model_copy(update={"image": config.image.model_copy(update={"long_side": 35})})
+    image, _, _ = load_image(paths.resolve("0.png"), config.image)
+    label = load_label(records[0], config, paths, image.shape[:2])
+    assert image.shape == (24, 35, 3)
+    assert label.shape == (24, 35)
+    assert ((image[..., 1] > 127) != (label == 1)).mean() < 0.06
+
+
+def test_the_cache_stops_at_its_room(records: list[Record], paths: Paths) -> None:
+    room = 48 * 70 * 4 / 2**30 * 1.5
+    dataset = TrainingDataset([Source("labelled", records, 1)], make_config(cache_gb=room), paths, 0, 0)
+    for number in range(10):
+        dataset[(0, number)]
+    assert len(dataset._cache) == 2  # the one that fits and the one that filled it
+    pickle.dumps(dataset)  # as spawned workers need it

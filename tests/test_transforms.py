@@ -1,0 +1,232 @@
+"""Transforms on images whose every pixel says where it came from."""
+
+import cv2
+import numpy as np
+import pytest
+
+from config import Augment, Image
+from transforms import (
+    UNKNOWN_INSTANCE,
+    Window,
+    apply_geometry,
+    apply_photometry,
+    cut_window,
+    draw_window,
+    instance_classes,
+    make_recipe,
+    normalise,
+    resize_image,
+    resize_label,
+    statistics,
+    working_shape,
+)
+
+STILL = {"flips": False, "rotate90": False, "rotate": 0.0}
+TURNS = {
+    "still": STILL,
+    "flips": STILL | {"flips": True},
+    "quarter turns": STILL | {"rotate90": True},
+    "square": STILL | {"flips": True, "rotate90": True},
+    "any angle": STILL | {"rotate": 45.0},
+    "all": STILL | {"flips": True, "rotate90": True, "rotate": 180.0},
+}
+
+
+def coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """`(H, W, 3) float32` and `(H, W, 2) uint8` that both hold each pixel's row and column."""
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack([rows, columns, rows], axis=-1).astype(np.float32)
+    return image, image[..., :2].astype(np.uint8)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("size", [64, 40, 100])
+def test_the_label_goes_where_the_image_goes(turn: str, size: int) -> None:
+    """The window reaches over two edges, so some of it is mirrored; then comes scaling, then turning."""
+    recipe = make_recipe(Augment(crop=64, **TURNS[turn]), 3)
+    image, label = coordinates(90, 120)
+    window = Window(-12, 120 - size + 9, size)
+    seen = set()
+    for seed in range(12):
+        image_cut, label_cut = cut_window(image, window), cut_window(label, window)
+        np.testing.assert_array_equal(image_cut[..., :2], label_cut)
+        moved, mask = apply_geometry(recipe, image_cut, label_cut, seed, soft=False)
+        assert moved.shape == (64, 64, 3)
+        assert mask.shape == (64, 64, 2)
+        assert mask.dtype == np.uint8
+        error = np.abs(mask.astype(float) - moved[..., :2])
+        exact = size == 64 and not TURNS[turn]["rotate"]
+        assert error.max() <= (0.0 if exact else 1.6 * max(1.0, size / 64))
+        seen.add(mask.tobytes())
+    assert len(seen) == {"still": 1}.get(turn, len(seen))
+    assert len(seen) > 1 or turn == "still"
+
+
+def test_the_square_has_eight_views() -> None:
+    recipe = make_recipe(Augment(crop=4), 3)
+    label = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    image = np.repeat(label[..., None], 3, axis=2)
+    views = {apply_geometry(recipe, image, label, seed, False)[1].tobytes() for seed in range(200)}
+    expected = {np.rot90(one, turns).tobytes() for one in (label, label.T) for turns in range(4)}
+    assert views == expected
+
+
+@pytest.mark.parametrize("classes", [1, 2, 6])
+def test_a_soft_label_is_interpolated(classes: int) -> None:
+    recipe = make_recipe(Augment(crop=48, **TURNS["any angle"]), 3)
+    image, label = coordinates(32, 32)
+    label = np.repeat(label[..., :1], classes, axis=2)
+    moved, soft = apply_geometry(recipe, image, label, 5, soft=True)
+    assert soft.shape == (48, 48, classes)
+    assert np.abs(soft[..., 0].astype(float) - moved[..., 0]).max() <= 1.0  # rounding alone
+
+
+def test_geometry_is_drawn_by_its_seed() -> None:
+    recipe, other = (make_recipe(Augment(crop=32, rotate=30), 3) for _ in range(2))
+    image, label = coordinates(40, 40)
+    first = apply_geometry(recipe, image, label, 2**40 + 3, False)
+    for _ in range(3):
+        apply_geometry(recipe, image, label, 9, False)
+    np.testing.assert_array_equal(first[0], apply_geometry(recipe, image, label, 2**40 + 3, False)[0])
+    np.testing.assert_array_equal(first[1], apply_geometry(other, image, label, 2**40 + 3, False)[1])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_photometry_changes_values_and_nothing_else(channels: int, kind: type) -> None:
+    recipe = make_recipe(Augment(colour=0.8, grey=0.5, noise=1.0, blur=1.0, invert=0.5), channels)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (24, 20, channels)).astype(np.uint8)
+    image = image if kind == np.uint8 else image.astype(np.float32) / 255
+    before, top = image.copy(), 255 if kind == np.uint8 else 1.0
+    answers = [apply_photometry(recipe, image, seed) for seed in range(8)]
+    for answer in answers:
+        assert answer.shape == image.shape
+        assert answer.dtype == kind
+        assert 0 <= answer.min() <= answer.max() <= top
+    assert len({answer.tobytes() for answer in answers}) == 8
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_array_equal(answers[3], apply_photometry(recipe, image, 3))
+
+
+def test_without_photometry_the_image_stays() -> None:
+    recipe = make_recipe(Augment(colour=0.0, grey=0.0, noise=0.0, blur=0.0), 3)
+    image = coordinates(8, 8)[0].astype(np.uint8)
+    np.testing.assert_array_equal(apply_photometry(recipe, image, 1), image)
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "expected"),
+    [((400, 800), 200, (100, 200)), ((400, 800), None, (400, 800)), ((30, 20), 64, (30, 20)), ((3000, 1), 300, (300, 1))],
+)
+def test_the_long_side_comes_down_to_the_working_scale(size: tuple, limit: int | None, expected: tuple) -> None:
+    assert working_shape(*size, Image(long_side=limit)) == expected
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 1), (5, 6, 3), (5, 6, 7)])
+def test_resizing_keeps_axes_and_kinds(shape: tuple[int, ...]) -> None:
+    label = np.random.default_rng(0).integers(0, 4, shape).astype(np.uint8)
+    bigger = resize_label(label, (10, 12))
+    assert bigger.shape == (10, 12, *shape[2:])
+    np.testing.assert_array_equal(bigger, label.repeat(2, 0).repeat(2, 1))
+    ids = (label.astype(np.uint16) + 300)[..., 0] if len(shape) == 3 else label.astype(np.uint16) + 300
+    assert resize_label(ids, (10, 12)).max() == ids.max()
+    if len(shape) == 3:
+        image = label.astype(np.float32)
+        smaller = resize_image(image[:4], (2, 3))
+        np.testing.assert_allclose(smaller, image[:4].reshape(2, 2, 3, 2, -1).mean((1, 3)), atol=1e-6)
+        assert smaller.dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", [(100, 140), (40, 200), (20, 30)])
+def test_windows_lie_in_the_image_and_reach_all_of_it(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    augment = Augment(crop=32, scale=(0.5, 2.0))
+    sizes, covered = [], np.zeros(shape, bool)
+    for _ in range(600):
+        window = draw_window(shape, augment, rng)
+        sizes.append(window.size)
+        for start, side in ((window.top, shape[0]), (window.left, shape[1])):
+            assert min(0, side - window.size) <= start <= max(0, side - window.size)
+        covered[max(0, window.top) : window.top + window.size, max(0, window.left) : window.left + window.size] = True
+    assert covered.any(0).all()
+    assert covered.any(1).all()
+    assert covered.mean() > 0.95
+    assert 16 <= min(sizes) < 18
+    assert 62 < max(sizes) <= 64
+    assert abs(np.mean(np.log(sizes)) - np.log(32)) < 0.05  # log-uniform
+
+
+def test_a_window_covers_one_of_the_centres_anywhere_in_it() -> None:
+    rng = np.random.default_rng(1)
+    centres = np.array([[5, 7], [50, 90], [99, 139]])
+    inside, hits = [], np.zeros(3, int)
+    for _ in range(400):
+        window = draw_window((100, 140), Augment(crop=20, scale=(1.0, 1.0)), rng, centres)
+        offsets = centres - [window.top, window.left]
+        covers = ((offsets >= 0) & (offsets < window.size)).all(1)
+        assert covers.sum() == 1
+        hits += covers
+        if covers[1]:
+            inside.append(offsets[1])
+    assert hits.min() > 90
+    assert np.ptp(inside, axis=0).min() >= 18
+    small = draw_window((10, 12), Augment(crop=20, scale=(1.0, 1.0)), rng, np.array([[9, 11]]))
+    assert small.top <= 0 <= small.top + small.size - 10
+
+
+def test_a_window_is_a_copy_of_what_it_shows() -> None:
+    image = coordinates(16, 16)[0]
+    part = cut_window(image, Window(0, 0, 16))
+    part[:] = 0
+    assert image.any()
+    full = cut_window(image[..., 0], Window(-3, 5, 20), fill=7)
+    assert (full[:3] == 7).all()
+    assert (full[3:19, 11:] == 7).all()
+    np.testing.assert_array_equal(full[3:19, :11], image[:, 5:, 0])
+    mirrored = cut_window(image[:2, :2, 0], Window(-2, 0, 5))
+    np.testing.assert_array_equal(mirrored[:, 0], [1, 0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_borders_agree_with_looking_at_every_neighbour(width: int) -> None:
+    rng = np.random.default_rng(width)
+    ids = np.kron(rng.integers(0, 5, (6, 7)), np.ones((5, 5), int)).astype(np.uint16)
+    ids[10:13, 3:30] = 9
+    doubtful = rng.random(ids.shape) < 0.1
+    marked = np.where(doubtful, ids | UNKNOWN_INSTANCE, ids).astype(np.uint16)
+    reach = np.argwhere(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1,) * 2)) - width
+    expected = np.zeros(ids.shape, np.uint8)
+    for row in range(ids.shape[0]):
+        for column in range(ids.shape[1]):
+            near = [
+                ids[row + down, column + right]
+                for down, right in reach
+                if 0 <= row + down < ids.shape[0] and 0 <= column + right < ids.shape[1]
+            ]
+            own = ids[row, column]
+            expected[row, column] = 0 if own == 0 else 1 if set(near) == {own} else 2
+    expected[doubtful] = 255
+    np.testing.assert_array_equal(instance_classes(marked, width), expected)
+    assert set(np.unique(expected)) == {0, 1, 2, 255}
+
+
+def test_normalising_gives_mean_nought_and_deviation_one() -> None:
+    rng = np.random.default_rng(0)
+    image = (rng.random((30, 20, 3)) * [50, 100, 200]).astype(np.uint8)
+    mean, std = statistics(image, Image(normalise="image"), 255.0)
+    planes = normalise(image, mean, std, 255.0)
+    assert planes.dtype == np.float32
+    assert planes.shape == (3, 30, 20)
+    np.testing.assert_allclose(planes.mean((1, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(planes.std((1, 2)), 1, atol=1e-3)
+    fixed = Image(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    mean, std = statistics(image, fixed, 255.0)
+    expected = (image / 255.0 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7]
+    np.testing.assert_allclose(normalise(image, mean, std, 255.0), expected.transpose(2, 0, 1), atol=1e-5)
+
+
+def test_a_flat_image_does_not_divide_by_nought() -> None:
+    image = np.full((4, 4, 3), 9, np.uint8)
+    planes = normalise(image, *statistics(image, Image(normalise="image"), 255.0), 255.0)
+    assert np.abs(planes).max() < 1e-3
