@@ -1,4 +1,4 @@
-"""What lies between the scripts: every path, atomic writes, manifests, checkpoints and the probability store.
+"""What lies between the scripts: every path, atomic writes, manifests and checkpoints.
 
     paths = Paths(Path("."), "sample")
     with atomic(paths.index) as temporary:
@@ -15,18 +15,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from config import Config, config_hash, flatten
 from errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 TOP = Path(__file__).resolve().parent.parent  # the project's top folder
 SPLITS = ("oof", "unlabelled", "test")
@@ -189,10 +186,7 @@ class Stage:
             self.manifest.unlink(missing_ok=True)
         if not self.manifest.is_file():
             return False
-        old, new = flatten(read_json(self.manifest)["made_from"]), flatten(self._made_from())
-        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-        if changed:
-            shown = "; ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:4])
+        if shown := show_changes(read_json(self.manifest)["made_from"], self._made_from()):
             raise UserError(
                 f"{self.manifest.parent}: made with other settings ({shown}); --fresh makes it again, "
                 "or put the setting back"
@@ -206,6 +200,13 @@ class Stage:
     def _made_from(self) -> dict[str, Any]:
         inputs = {"/".join(path.parts[-3:]): fingerprint(path) for path in self.inputs}
         return json.loads(json.dumps({"settings": self.settings, "inputs": inputs}))
+
+
+def show_changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first differences between two nested settings, "" where they are alike."""
+    old, new = flatten(old), flatten(new)
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return "; ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:4])
 
 
 def stage_settings(config: Config, *sections: str) -> dict[str, Any]:
@@ -256,98 +257,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{path}: not a readable checkpoint ({reason}); delete it and train again") from error
-
-
-class ProbabilityWriter:
-    """Writes a store of per-image probabilities, `(C, H, W)` in [0, 1], quantised to 8 bits and compressed.
-
-    Use it as a context: the store appears under its name when the block ends well. Each image is an array of its own,
-    chunked by rows, so that a band of a huge image can be written and read alone.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._ids: list[str] = []
-
-    def __enter__(self) -> "ProbabilityWriter":
-        import zarr
-
-        with ExitStack() as stack:
-            folder = stack.enter_context(atomic(self.path))
-            self._group = zarr.open_group(folder, mode="w", zarr_format=2)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *failure: Any) -> None:
-        with self._stack:  # a disk that fills up in here is told like one that fills up in the block
-            if failure[1] is not None:
-                raise failure[1]
-            self._group.attrs["image_ids"] = self._ids
-
-    def create(self, image_id: str, shape: tuple[int, int, int]) -> "BandSink":
-        """Add an image of `(C, H, W)` whose rows follow in any order through the sink's `write`."""
-        from numcodecs import Blosc
-
-        rows = max(1, min(shape[1], 2**22 // max(1, shape[0] * shape[2])))
-        array = self._group.create_array(
-            f"{len(self._ids):06d}",
-            shape=shape,
-            chunks=(shape[0], rows, shape[2]),
-            dtype="uint8",
-            compressors=Blosc("zstd", clevel=3, shuffle=Blosc.NOSHUFFLE),
-        )
-        self._ids.append(image_id)
-        return BandSink(array)
-
-    def add(self, image_id: str, probabilities: "np.ndarray") -> None:
-        """Add a whole image, `(C, H, W) float32`."""
-        self.create(image_id, probabilities.shape).write(0, probabilities)
-
-
-@dataclass(frozen=True)
-class BandSink:
-    """Rows of one image of a store."""
-
-    array: Any
-
-    def write(self, top: int, probabilities: "np.ndarray") -> None:
-        """Write `(C, h, W) float32` at row `top`. Raises ValueError where a value is not finite."""
-        self.array[:, top : top + probabilities.shape[1]] = quantise(probabilities)
-
-
-class ProbabilityStore:
-    """Reads what `ProbabilityWriter` wrote. Raises UserError where the store is missing or an id is not in it."""
-
-    def __init__(self, path: Path):
-        import zarr
-
-        if not path.is_dir():
-            raise UserError(f"{path}: no predictions here; run predict.py for this fold and round first")
-        self.path = path
-        self._group = zarr.open_group(path, mode="r")
-        self.image_ids: list[str] = list(self._group.attrs["image_ids"])
-        self._position = {image_id: number for number, image_id in enumerate(self.image_ids)}
-
-    def __contains__(self, image_id: str) -> bool:
-        return image_id in self._position
-
-    def raw(self, image_id: str) -> "np.ndarray":
-        """One image's `(C, H, W) uint8`, 255 meaning 1."""
-        if image_id not in self._position:
-            raise UserError(f"{self.path}: no image {image_id!r}; its predictions are of other data, predict again")
-        return self._group[f"{self._position[image_id]:06d}"][:]
-
-    def read(self, image_id: str) -> "np.ndarray":
-        """One image's probabilities, `(C, H, W) float32` in [0, 1]."""
-        import numpy as np
-
-        return self.raw(image_id).astype(np.float32) / 255.0
-
-
-def quantise(probabilities: "np.ndarray") -> "np.ndarray":
-    """[0, 1] → uint8, rounding; raises ValueError where a value is not finite."""
-    import numpy as np
-
-    if not np.isfinite(probabilities).all():
-        raise ValueError("a predicted probability is not finite")
-    return np.rint(np.clip(probabilities, 0.0, 1.0) * 255.0).astype(np.uint8)

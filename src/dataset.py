@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from artifacts import Paths, ProbabilityStore
+from artifacts import Paths
 from config import IGNORE_INDEX, Config, Image, Train
 from errors import UserError
 from images import full_scale, read_image, read_mask
 from points import rasterise
 from runtime import derive_seed
+from stores import ProbabilityStore
 from transforms import (
     UNKNOWN_INSTANCE,
     apply_geometry,

@@ -250,7 +250,7 @@ def read_inputs(config: Config, paths: Paths, images: Iterable[tuple[str, str]])
 
 
 def evaluate(learner: Learner, records: list[Record], paths: Paths) -> dict[str, float]:
-    """Scores of the learner's predictive weights on labelled images, at their own size, with the config's thresholds."""
+    """Scores of the learner's predictive weights on labelled images of their own size, with the config's thresholds."""
     config = learner.config
     predictor = make_predictor(learner.predictive, config, learner.round.train, learner.accelerator.device, tta=False)
     parameters, known = starting_parameters(config), {record.image_id: record for record in records}

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from artifacts import Paths, Stage, stage_settings, write_json
 from cli import make_parser, open_config, run_script
-from config import Config
+from config import IGNORE_INDEX, Config
 
 if TYPE_CHECKING:
     import numpy as np
 
 SAMPLED = 4000  # pixels an image that the weights are fitted on
+SAMPLED_IN_ALL = 2_000_000
+LEAST = 1.0 / 512.0  # what a stored probability of 0 may have been
 
 
 def main(args: argparse.Namespace) -> None:
@@ -34,7 +36,7 @@ def main(args: argparse.Namespace) -> None:
     def fit(chosen: list[int]) -> "np.ndarray":
         if not config.ensemble.fit_weights or len(rounds) == 1:
             return np.full(len(rounds), 1.0 / len(rounds))
-        return fit_weights(np.concatenate([samples[fold] for fold in chosen], axis=1), config.ensemble.mean)
+        return fit_weights(np.concatenate([samples[fold] for fold in chosen], axis=2), config.ensemble.mean)
 
     nested = {fold: fit([other for other in folds if other != fold]) for fold in folds}
     weights = fit(list(folds))
@@ -69,57 +71,72 @@ def blended_splits(config: Config) -> list[str]:
 
 
 def sample_pixels(config: Config, paths: Paths, rounds: list[int], fold: int) -> "np.ndarray":
-    """`(rounds, pixels) float64`: the probability that each round's model of a fold gave the truth, on that fold."""
+    """`(rounds, classes, pixels) float32`: what each round's model of a fold gave to some of that fold's pixels.
+
+    The true class stands first. A binary or multilabel plane has two classes.
+    """
     import numpy as np
 
-    from artifacts import ProbabilityStore
     from dataset import load_label, make_records
     from index import read_index
     from points import load_points
     from runtime import derive_seed
+    from stores import ProbabilityStore
     from transforms import instance_classes
 
     table = read_index(paths)
     points = load_points(paths.points) if table["points"].any() else None
     tta = config.predict.tta != "none"
     stores = [ProbabilityStore(paths.probabilities(round, fold, "oof", tta)) for round in rounds]
+    records = make_records(table[table["image_id"].isin(stores[0].image_ids)], points)
+    count = min(SAMPLED, SAMPLED_IN_ALL // (len(records) * config.folds.count) + 1)
     chosen = []
-    for record in make_records(table[table["image_id"].isin(stores[0].image_ids)], points):
+    for record in records:
         answers = np.stack([store.read(record.image_id) for store in stores])
         truth = load_label(record, config, paths, answers.shape[2:])
         if config.task == "instances":
             truth = instance_classes(truth, config.postprocess.border_width)
-        if config.task in ("multiclass", "instances"):
-            known = np.flatnonzero(truth.ravel() != 255)
-            answers, truth = answers.reshape(len(rounds), answers.shape[1], -1), truth.ravel().astype(np.int64)
-        else:
-            planes = truth[None] if truth.ndim == 2 else truth.transpose(2, 0, 1)
-            known = np.flatnonzero(planes.ravel() != 255)
-            flat = answers.reshape(len(rounds), -1)
-            answers, truth = np.stack([1.0 - flat, flat], axis=1), planes.ravel().astype(np.int64)
+        if config.task in ("binary", "multilabel"):
+            truth = truth if truth.ndim == 2 else truth.transpose(2, 0, 1)
+            flat = answers.reshape(len(rounds), 1, -1)
+            answers = np.concatenate([1.0 - flat, flat], axis=1)
+        answers, truth = answers.reshape(len(rounds), answers.shape[1], -1), truth.ravel()
+        known = np.flatnonzero(truth != IGNORE_INDEX)
         rng = np.random.default_rng(derive_seed(config.seed, "ensemble", record.image_id))
-        picked = rng.choice(known, min(SAMPLED, len(known)), replace=False)
-        chosen.append(answers[:, truth[picked], picked])
-    return np.concatenate(chosen, axis=1).astype(np.float64)
+        picked = rng.choice(known, min(count, len(known)), replace=False)
+        chosen.append(put_first(answers[:, :, picked], truth[picked].astype(np.int64)))
+    return np.concatenate(chosen, axis=2)
 
 
-def fit_weights(truth_probabilities: "np.ndarray", mean: str) -> "np.ndarray":
+def put_first(answers: "np.ndarray", classes: "np.ndarray") -> "np.ndarray":
+    """`(members, K, pixels)` with the class of each pixel, `(pixels,)`, in the first place; the first goes to its."""
+    import numpy as np
+
+    order = np.repeat(np.arange(answers.shape[1])[:, None], len(classes), axis=1)
+    order[classes, np.arange(len(classes))] = 0
+    order[0] = classes
+    return np.take_along_axis(answers, np.broadcast_to(order, answers.shape), axis=1)
+
+
+def fit_weights(answers: "np.ndarray", mean: str) -> "np.ndarray":
     """Weights `(members,)` ≥ 0 of sum 1 that make the blend's log-loss on out-of-fold pixels the least.
 
-    `truth_probabilities` `(members, pixels)` is what each member gave the true class; for the geometric mean the
-    blend's normaliser is left out, which bounds the loss from above.
+    `answers` `(members, classes, pixels)` are the members' probabilities, the true class first.
     """
     import numpy as np
     from scipy.optimize import minimize
+    from scipy.special import logsumexp
 
-    given = np.clip(truth_probabilities, 1.0 / 512.0, 1.0)
-    logs = np.log(given)
+    given = np.clip(answers, LEAST, 1.0).astype(np.float64)
+    logs, true = np.log(given), given[:, 0]
 
     def loss(free: "np.ndarray") -> float:
         weights = np.exp(free - free.max())
         weights /= weights.sum()
-        blended = np.log(weights @ given) if mean == "arithmetic" else weights @ logs
-        return float(-blended.mean())
+        if mean == "arithmetic":
+            return float(-np.log(weights @ true).mean())
+        blended = np.tensordot(weights, logs, axes=1)
+        return float((logsumexp(blended, axis=0) - blended[0]).mean())
 
     found = minimize(loss, np.zeros(len(given)), method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-7}).x
     weights = np.exp(found - found.max())
@@ -152,7 +169,7 @@ def blend_stores(config: Config, stores: list, weights: "np.ndarray") -> Iterato
 
 
 def write_oof(config: Config, paths: Paths, rounds: list[int], nested: dict[int, "np.ndarray"]) -> None:
-    from artifacts import ProbabilityStore, ProbabilityWriter
+    from stores import ProbabilityStore, ProbabilityWriter
 
     tta = config.predict.tta != "none"
     with ProbabilityWriter(paths.ensemble("oof")) as writer:
@@ -165,7 +182,7 @@ def write_oof(config: Config, paths: Paths, rounds: list[int], nested: dict[int,
 def write_split(config: Config, paths: Paths, rounds: list[int], weights: "np.ndarray", split: str) -> None:
     import numpy as np
 
-    from artifacts import ProbabilityStore, ProbabilityWriter
+    from stores import ProbabilityStore, ProbabilityWriter
 
     tta = config.predict.tta != "none"
     places = [(round, fold) for round in rounds for fold in range(config.folds.count)]

@@ -16,7 +16,7 @@ from config import IGNORE_INDEX, Config
 from metrics import average_precision, dice_score
 from postprocess import Parameters, drop_small, starting_parameters, to_label
 
-AREA_SHARES = (0.0, 0.0005, 0.002, 0.008)  # of an image's pixels: the smallest parts that are tried
+AREAS = (0, 10, 30, 100, 300, 1000)  # the smallest parts that are tried, in pixels
 THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(17))
 SCALES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.45, 2.0)
 SAMPLED = 20000  # pixels an image that class scales are fitted on
@@ -43,12 +43,11 @@ def fit_parameters(config: Config, images: Iterable[tuple[int, np.ndarray, np.nd
         candidates = _instance_candidates(start)
         folds, scores = _score_images(images, lambda truth, answer: _score_instances(truth, answer, candidates))
         return _choose(folds, scores, candidates)
-    areas: list[int] = []
     per_class: list[Fitted] = []
-    folds, scores = _score_images(images, lambda truth, answer: _score_planes(config, truth, answer, areas))
+    folds, scores = _score_images(images, lambda truth, answer: _score_planes(config, truth, answer))
     for number in range(len(config.classes)):
         candidates = [
-            replace(start, thresholds=(threshold,), min_areas=(area,)) for threshold in THRESHOLDS for area in areas
+            replace(start, thresholds=(threshold,), min_areas=(area,)) for threshold in THRESHOLDS for area in AREAS
         ]
         per_class.append(_choose(folds, scores[:, number], candidates))
 
@@ -96,7 +95,7 @@ def _choose(folds: list[int], scores: np.ndarray, candidates: list[Parameters]) 
 
 
 def _instance_candidates(start: Parameters) -> list[Parameters]:
-    foregrounds, markers, areas = (0.35, 0.45, 0.5, 0.55, 0.65), (0.35, 0.5, 0.6, 0.7), (0, 15, 30)
+    foregrounds, markers, areas = (0.4, 0.5, 0.6, 0.7, 0.8), (0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (0, 15, 30, 50)
     return [
         replace(start, thresholds=(foreground,), marker_threshold=marker, min_areas=(area,))
         for foreground in foregrounds
@@ -117,17 +116,15 @@ def _score_instances(truth: np.ndarray, answer: np.ndarray, candidates: list[Par
     return np.array(scores)
 
 
-def _score_planes(config: Config, truth: np.ndarray, answer: np.ndarray, areas: list[int]) -> np.ndarray:
+def _score_planes(config: Config, truth: np.ndarray, answer: np.ndarray) -> np.ndarray:
     """`(classes, candidates, 2)`: Dice and 1, or intersection and union where the metric is "miou"."""
-    if not areas:
-        areas += sorted({round(share * answer[0].size) for share in AREA_SHARES})
     truths = truth[None] if truth.ndim == 2 else truth.transpose(2, 0, 1)
     rows = []
     for true_plane, plane in zip(truths, answer, strict=True):
         row = []
         for threshold in THRESHOLDS:
             mask = plane >= threshold
-            row += [_compare(true_plane, drop_small(mask, area), config.metric) for area in areas]
+            row += [_compare(true_plane, drop_small(mask, area), config.metric) for area in AREAS]
         rows.append(row)
     return np.array(rows)
 

@@ -22,7 +22,7 @@ from config import IGNORE_INDEX
 from errors import UserError
 
 TIFF = (".tif", ".tiff")
-MAX_INSTANCES = 65535  # what a 16-bit PNG holds
+MAX_INSTANCES = 32767  # in a label: a 16-bit PNG holds more, but its highest bit marks a doubtful pixel
 
 
 def read_image(path: Path, channels: int | None = None) -> np.ndarray:
@@ -98,7 +98,7 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
         return
     if mask.ndim != 2 or mask.dtype not in (np.uint8, np.int32) or path.suffix != ".png":
         raise ValueError(f"no {path.suffix} file holds a mask of {mask.dtype} {mask.shape}")
-    if mask.dtype == np.int32 and (mask.min(initial=0) < 0 or mask.max(initial=0) > MAX_INSTANCES):
+    if mask.dtype == np.int32 and (mask.min(initial=0) < 0 or mask.max(initial=0) > 65535):
         raise ValueError(f"instance numbers {mask.min()} to {mask.max()} do not fit in 16 bits; number them from 1")
     data = cv2.imencode(".png", mask if mask.dtype == np.uint8 else mask.astype(np.uint16))[1]
     with atomic(path) as temporary:

@@ -149,4 +149,4 @@ def _not_zero(count: Tensor) -> Tensor:
 
 def _focal_factor(probability: Tensor, gamma: float) -> Tensor:
     """(1 - probability) ** gamma, with a slope that stays finite at probability 1 where gamma is below 1."""
-    return (1.0 - probability).clamp(min=1e-8) ** gamma
+    return (1.0 - probability).clamp(min=1e-8 if gamma < 1.0 else 0.0) ** gamma

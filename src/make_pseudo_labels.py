@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, read_json, remove, stage_settings, write_json
+from artifacts import Paths, Stage, atomic, read_json, remove, stage_settings, write_json
 from cli import chosen_folds, make_parser, open_config, run_script
 from config import Config, Pseudo
 from errors import UserError
@@ -54,7 +54,7 @@ def pseudo_stage(config: Config, paths: Paths, round: int, fold: int, rules: Pse
 
 
 def check_teachers(paths: Paths, rounds: list[int], fold: int) -> list[str]:
-    """Every labelled id the teachers have seen. Raises UserError naming the image where one is of the student's fold."""
+    """Every labelled id the teachers have seen. Raises UserError naming the image if one is of the student's fold."""
     import pandas as pd
 
     folds = pd.read_csv(paths.folds, dtype={"image_id": str}, keep_default_na=False)
@@ -103,13 +103,16 @@ def label_pool(config: Config, paths: Paths, round: int, fold: int, rules: Pseud
                 probabilities = resize_probabilities(probabilities, (own["height"], own["width"]))
                 label, sure = label_pixels(probabilities, config.task, rules, thresholds, parameters)
                 kept = bool(sure.mean() >= rules.image_confidence and sure.any())
-                mask = write_label(paths, folder, image_id, label, sure, probabilities, config.task, soft) if kept else ""
+                mask = ""
+                if kept:
+                    mask = write_label(paths, folder, image_id, label, sure, probabilities, config.task, soft)
                 rows.append((image_id, mask, f"{sure.mean():.4f}", int(kept), " ".join(map(str, teachers))))
                 counts += count_agreement(label, sure, label, config.task, classes)[:, 1] * kept
     if not counts.any():
         raise UserError(f"round {round} fold {fold}: no pseudo-label passes the rules; loosen rounds.{round}.pseudo")
     index = pd.DataFrame(rows, columns=["image_id", "mask", "confidence", "kept", "teachers"])
-    index.to_csv(folder / "index.csv", index=False)
+    with atomic(folder / "index.csv") as temporary:
+        index.to_csv(temporary, index=False)
 
     agreement = np.zeros((classes, 2), np.int64)
     for image_id, probabilities in average_stores(paths, teachers, fold, "oof", rules.tta):
@@ -127,7 +130,7 @@ def average_stores(
     paths: Paths, rounds: list[int], fold: int, split: str, tta: bool
 ) -> Iterator[tuple[str, "np.ndarray"]]:
     """The teachers' mean probabilities `(K, H, W) float32` of every image of a split, joined on ids."""
-    from artifacts import ProbabilityStore
+    from stores import ProbabilityStore
 
     stores = [ProbabilityStore(paths.probabilities(round, fold, split, tta)) for round in rounds]
     for image_id in stores[0].image_ids:
@@ -138,7 +141,7 @@ def open_soft_store(folder: Any, rules: Pseudo) -> Any:
     """Where soft labels go; hard labels are files."""
     from contextlib import nullcontext
 
-    from artifacts import ProbabilityWriter
+    from stores import ProbabilityWriter
 
     return ProbabilityWriter(folder / "soft.zarr") if rules.labels == "soft" else nullcontext()
 

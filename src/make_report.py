@@ -195,10 +195,10 @@ def pseudo_round(config: Config, paths: Paths, table: Table, round: int, name: s
 
 
 def pseudo_picture(config: Config, paths: Paths, table: Table, row: dict[str, str]) -> dict[str, Any]:
-    from artifacts import ProbabilityStore
     from images import read_mask
     from pictures import data_uri, draw_label
     from postprocess import resize_probabilities, starting_parameters, to_label
+    from stores import ProbabilityStore
     from transforms import UNKNOWN_INSTANCE
 
     own, path, unknown = table.rows[row["image_id"]], paths.resolve(row["mask"]), None

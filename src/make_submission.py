@@ -52,7 +52,7 @@ def submission_stage(config: Config, paths: Paths) -> Stage:
 
 
 def sample_file(config: Config, paths: Paths) -> Any:
-    """The competition's sample submission, or None where the config names none. Raises UserError where it is missing."""
+    """The competition's sample submission, None where the config names none. Raises UserError where it is missing."""
     if not config.data.sample_submission:
         return None
     root = paths.resolve(config.data.root) if config.data.root else paths.data / "raw"

@@ -7,11 +7,13 @@ Writes a probability store for each purpose, and one more with test-time augment
 """
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifacts import Paths, Stage, load_checkpoint, stage_settings
+from artifacts import Paths, Stage, load_checkpoint, read_json, show_changes, stage_settings
 from cli import chosen_folds, make_parser, open_config, run_script
 from config import Config
+from errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,14 +79,24 @@ def split_rows(paths: Paths, fold: int, split: str) -> "pd.DataFrame":
 
 
 def open_predictor(config: Config, paths: Paths, round: int, fold: int, tta: bool) -> "Predictor":
-    from engine import make_predictor
+    from engine import load_weights, make_predictor
     from models import build_model
     from runtime import best_device
 
-    train = config.rounds[round].train
+    train, folder = config.rounds[round].train, paths.run(round, fold)
+    check_training(config, folder)
+    checkpoint = folder / f"{train.select}.pt"
     model = build_model(config.model, config.image.channels, config.channels, with_weights=False)
-    model.load_state_dict(load_checkpoint(paths.run(round, fold) / f"{train.select}.pt")["model"])
+    load_weights(model, load_checkpoint(checkpoint)["model"], checkpoint)
     return make_predictor(model, config, train, best_device(), tta)
+
+
+def check_training(config: Config, folder: Path) -> None:
+    """Raises UserError, with the difference, where a fold was trained for other images or classes or another model."""
+    wanted = stage_settings(config, "task", "classes", "image", "model")
+    trained = read_json(folder / "manifest.json")["made_from"]["settings"]
+    if shown := show_changes({key: trained[key] for key in wanted}, wanted):
+        raise UserError(f"{folder}: trained with other settings ({shown}); put them back, or train with --fresh")
 
 
 def write_store(
@@ -93,9 +105,9 @@ def write_store(
     """Stream the images through the predictor into their store, with a progress bar."""
     from tqdm import tqdm
 
-    from artifacts import ProbabilityWriter
     from engine import read_inputs
     from inference import predict_images
+    from stores import ProbabilityWriter
 
     title = f"round {round} fold {fold} {split}{' with TTA' if predictor.tta else ''}"
     inputs = read_inputs(config, paths, zip(table["image_id"], table["image"], strict=True))

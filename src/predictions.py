@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from artifacts import Paths, ProbabilityStore, read_json
+from artifacts import Paths, read_json
 from images import read_mask
 from index import read_index
 from points import load_points, rasterise
 from postprocess import Parameters, resize_probabilities
 from scoring import hidden_truth
+from stores import ProbabilityStore
 
 Scored = tuple[str, np.ndarray, np.ndarray]  # image_id, truth, probabilities
 

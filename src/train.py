@@ -4,6 +4,8 @@
     python src/train.py --config configs/dubai.yaml --round 1 --fold 0 --set train.batch_size=4
     accelerate launch --num_processes 2 src/train.py --fold 0
 
+(two GPUs; two processes without one: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 src/train.py --fold 0)
+
 A killed run goes on at its last finished epoch and ends with the weights it would have had. A finished fold is
 skipped; one trained with other settings is refused until --fresh.
 """
@@ -40,12 +42,16 @@ def main(args: argparse.Namespace) -> None:
     stages = {fold: train_stage(config, paths, args.round, fold) for fold in chosen_folds(args, config)}
     todo = [fold for fold, stage in stages.items() if not stage.done(args.fresh)]
     for fold in stages.keys() - set(todo):
+        drop_progress(paths.run(args.round, fold))
         print(f"round {args.round} fold {fold}: trained already")
     if not todo:
         return
-    from runtime import make_accelerator
+    from runtime import best_device, make_accelerator
 
-    accelerator = make_accelerator(config.rounds[args.round].train.precision)
+    precision = config.rounds[args.round].train.precision
+    if precision == "fp16" and best_device().type == "cpu":
+        raise UserError("train.precision: fp16 needs a GPU; say auto, bf16 or fp32")
+    accelerator = make_accelerator(precision)
     for fold in todo:
         train_fold(config, paths, args.round, fold, stages[fold], accelerator, args.fresh)
 
@@ -119,9 +125,14 @@ def train_fold(
         save_checkpoint(folder / "last.pt", checkpoint(learner, epoch))
         trained = sorted(record.image_id for record in sources[0].records)
         stage.finish(round=round, fold=fold, train_ids=trained, seen_ids=seen, scores=log[-1].get("scores", {}))
-        for name in ("progress.pt", "started.json"):
-            (folder / name).unlink(missing_ok=True)
+        drop_progress(folder)
     accelerator.wait_for_everyone()
+
+
+def drop_progress(folder: Path) -> None:
+    """Delete what only an unfinished run needs; killed before it got here, a finished one does it when asked again."""
+    for name in ("progress.pt", "started.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def open_folder(folder: Path, stage: Stage, fresh: bool) -> None:

@@ -8,7 +8,9 @@
 Geometry is drawn once and photometry after it, so that a weak and a strong view of an image align pixel by pixel.
 """
 
+import random
 from dataclasses import dataclass
+from typing import Any
 
 import albumentations
 import cv2
@@ -36,7 +38,9 @@ class Window:
 
 def make_recipe(augment: Augment, channels: int) -> Recipe:
     """The augmentations of one config: a geometry for image and label, a photometry for the image alone."""
-    geometry: list[albumentations.BasicTransform] = [albumentations.Resize(augment.crop, augment.crop)]
+    # labels at pixel centres, as the image's interpolation has it: plain nearest shifts them by up to a pixel
+    resize = albumentations.Resize(augment.crop, augment.crop, mask_interpolation=cv2.INTER_NEAREST_EXACT)
+    geometry: list[albumentations.BasicTransform] = [resize]
     if augment.rotate:
         fill = {"border_mode": cv2.BORDER_REFLECT_101}
         geometry.append(albumentations.Rotate(limit=(-augment.rotate, augment.rotate), p=0.7, **fill))
@@ -45,7 +49,7 @@ def make_recipe(augment: Augment, channels: int) -> Recipe:
     elif augment.flips:
         geometry += [albumentations.HorizontalFlip(p=0.5), albumentations.VerticalFlip(p=0.5)]
     elif augment.rotate90:
-        geometry.append(albumentations.RandomRotate90(p=0.75))
+        geometry.append(albumentations.RandomRotate90(p=1.0))
     return Recipe(
         albumentations.Compose(geometry, additional_targets={"soft": "image"}),
         albumentations.Compose(_photometry(augment, channels)),
@@ -140,14 +144,14 @@ def cut_window(array: np.ndarray, window: Window, fill: int | None = None) -> np
 
 def apply_geometry(recipe: Recipe, image: np.ndarray, label: np.ndarray, seed: int, soft: bool) -> tuple:
     """The same flips, rotations and scaling of an image and its label; a soft label is interpolated."""
-    recipe.geometry.set_random_seed(seed % 2**32)
+    _reseed(recipe.geometry, np.random.default_rng(seed), random.Random(seed))
     result = recipe.geometry(image=image, **{"soft" if soft else "mask": label})
     return result["image"], result["soft" if soft else "mask"]
 
 
 def apply_photometry(recipe: Recipe, image: np.ndarray, seed: int) -> np.ndarray:
     """Colour, noise and blur; `(H, W, C)` of uint8, or of float32 in [0, 1]."""
-    recipe.photometry.set_random_seed(seed % 2**32)
+    _reseed(recipe.photometry, np.random.default_rng([seed, 1]), random.Random(seed + 1))
     result = recipe.photometry(image=image)["image"]
     return result[..., None] if result.ndim == 2 else result
 
@@ -178,3 +182,10 @@ def instance_classes(instances: np.ndarray, border_width: int) -> np.ndarray:
     classes = np.where(ids > 0, np.where(uniform, 1, 2), 0).astype(np.uint8)
     classes[instances >= UNKNOWN_INSTANCE] = IGNORE_INDEX
     return classes
+
+
+def _reseed(step: Any, rng: np.random.Generator, dice: random.Random) -> None:
+    """Let a composition and its steps draw from one sequence; its own seeding gives all of them the same dice."""
+    step.random_generator, step.py_random = rng, dice
+    for inner in getattr(step, "transforms", ()):
+        _reseed(inner, rng, dice)

@@ -1,8 +1,8 @@
 """What the integration tests share: tiny competitions, tiny configs, and scripts run as a person would run them.
 
-    spec = write_config(tmp_path, rounds=[{}])
-    folder = prepare_data(tmp_path)
-    run("train", folder, "--round", "0")
+spec = write_config(tmp_path, rounds=[{}])
+folder = prepare_data(tmp_path)
+run("train", folder, "--round", "0")
 """
 
 import copy
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 
 from artifacts import TOP, Paths, read_json
 from cli import make_parser, run_script
@@ -80,6 +81,7 @@ def open_workspace(folder: Path, *overrides: str) -> tuple[Config, Paths]:
 def run(script: str, folder: Path, *arguments: str) -> None:
     """Run a script's main in this process. A user's mistake comes as UserError."""
     module = importlib.import_module(script)
+    AcceleratorState._reset_state(reset_partial_state=True)  # a script is started anew, maybe with another precision
     module.main(_parser(script).parse_args([*switches(folder), *arguments]))
 
 
@@ -101,10 +103,10 @@ def fail(script: str, folder: Path, *arguments: str, monkeypatch: pytest.MonkeyP
     return error
 
 
-def call(script: str, folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
+def call(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run a script as a process of its own, from a folder that is not the project's."""
     command = [sys.executable, str(SRC / f"{script}.py"), *switches(folder), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 def environment() -> dict[str, str]:

@@ -12,22 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from artifacts import (
-    TOP,
-    Paths,
-    ProbabilityStore,
-    ProbabilityWriter,
-    Stage,
-    atomic,
-    load_checkpoint,
-    quantise,
-    read_json,
-    save_checkpoint,
-    stage_settings,
-    write_json,
-)
+from artifacts import TOP, Paths, Stage, atomic, load_checkpoint, read_json, save_checkpoint, stage_settings, write_json
 from config import Config
 from errors import UserError
+from stores import ProbabilityStore, ProbabilityWriter, quantise
 
 
 def everything_in(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 import torch
 
-from artifacts import Paths, ProbabilityWriter
+from artifacts import Paths
 from config import Config, Image, parse_config
 from dataset import (
     Record,
@@ -26,6 +26,7 @@ from dataset import (
 )
 from errors import UserError
 from images import write_mask
+from stores import ProbabilityWriter
 from transforms import UNKNOWN_INSTANCE
 
 PLAIN = {"colour": 0.0, "grey": 0.0, "noise": 0.0, "blur": 0.0}
@@ -81,7 +82,9 @@ def test_samples_are_the_same_for_any_workers(records: list[Record], paths: Path
     uncached = TrainingDataset(sources, make_config(augment=augment, cache_gb=0.0), paths, 0, 1)
     again = uncached[(0, 7)]
     assert torch.equal(again["image"], batches[0][3]["labelled"]["image"][1])
-    others = [TrainingDataset(sources, make_config(augment=augment), paths, 0, fold)[(0, 7)]["image"] for fold in (1, 2)]
+    others = [
+        TrainingDataset(sources, make_config(augment=augment), paths, 0, fold)[(0, 7)]["image"] for fold in (1, 2)
+    ]
     assert torch.equal(again["image"], others[0])
     assert not torch.equal(again["image"], others[1])
 

@@ -17,7 +17,7 @@ FLOORS = (
     "config",
     "rle losses metrics runtime strata tables terrain districts",
     "artifacts",
-    "cli images formats transforms scenes",
+    "cli images formats stores transforms scenes",
     "index labels points models inference postprocess scoring",
     "fitting pseudo predictions pictures",
     "dataset semi",

@@ -147,18 +147,16 @@ def test_tta_is_the_mean_of_its_views() -> None:
 
 
 def test_scales_are_averaged_at_the_images_size() -> None:
-    rows = torch.linspace(-1, 1, 64).reshape(1, 1, 64, 1).expand(1, 1, 64, 96)
-    settings = Predict(window=96, tta="none", scales=(0.5, 1.0, 1.5))
+    rows = torch.linspace(-1, 1, 64).reshape(1, 1, 64, 1).expand(1, 1, 64, 128)
+    settings = Predict(window=128, tta="none", scales=(0.5, 1.0, 1.5))
     predictor = Predictor(Network(lambda images: images), settings, "sigmoid", CPU, "fp32", True)
     answer = predictor(rows)
-    assert [shape[2:] for shape in predictor.model.shapes] == [(32, 64), (64, 96), (96, 160)] or [
-        shape[2:] for shape in predictor.model.shapes
-    ] == [(32, 32), (64, 96), (96, 128)]
+    assert [shape[2:] for shape in predictor.model.shapes] == [(32, 64), (64, 128), (96, 192)]
     assert answer.shape == rows.shape
     np.testing.assert_allclose(answer, torch.sigmoid(rows), atol=0.02)
     predictor.model.shapes.clear()
     Predictor(predictor.model, settings, "sigmoid", CPU, "fp32", False)(rows)
-    assert predictor.model.shapes == [(1, 1, 64, 96)]
+    assert predictor.model.shapes == [(1, 1, 64, 128)]
 
 
 def test_softmax_sums_to_one() -> None:

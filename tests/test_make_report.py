@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import make_report as script
-from artifacts import Paths, ProbabilityWriter, write_json
+from artifacts import Paths, write_json
 from cli import make_parser
 from config import load_config
 from errors import UserError
@@ -29,6 +29,7 @@ from pictures import (
     plot_curves,
     show_image,
 )
+from stores import ProbabilityWriter
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 SIZE = (40, 56)

@@ -228,7 +228,9 @@ def test_swapping_norms_keeps_scale_shift_and_activation() -> None:
     mend_torchvision()
     from timm.layers import BatchNormAct2d
 
-    block = nn.Sequential(nn.Conv2d(3, 12, 1), BatchNormAct2d(12, act_layer=nn.ReLU6), nn.Sequential(nn.BatchNorm2d(12)))
+    block = nn.Sequential(
+        nn.Conv2d(3, 12, 1), BatchNormAct2d(12, act_layer=nn.ReLU6), nn.Sequential(nn.BatchNorm2d(12))
+    )
     for one in block.modules():
         if isinstance(one, nn.BatchNorm2d):
             nn.init.normal_(one.weight)

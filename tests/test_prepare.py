@@ -465,9 +465,10 @@ def test_fresh_writes_the_generated_competition_again(tmp_path: Path, monkeypatc
     few = functools.partial(scenes.write_competition, labelled=6, unlabelled=2, test=2, size=64)
     monkeypatch.setattr(scenes, "write_competition", few)
     sample = str(SRC.parent / "configs" / "sample.yaml")
+    original = b""
     for fresh in ([], ["--fresh"]):
         prepare.main(make_parser("").parse_args(["--config", sample, "--workspace", str(tmp_path), *fresh]))
         image = sorted((tmp_path / "data/sample/raw/train").iterdir())[0]
-        original = image.read_bytes() if not fresh else original
+        original = original or image.read_bytes()
         assert image.read_bytes() == original
         image.write_bytes(b"spoilt")

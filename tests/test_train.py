@@ -1,4 +1,4 @@
-"""Training: killed and resumed bit for bit, every schedule, accumulation, early stopping, and what a round learns from."""
+"""Training: killed and resumed bit for bit, schedules, accumulation, early stopping, what a round learns from."""
 
 import json
 import subprocess
@@ -9,14 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from torch import nn
-
-import engine
-import train
-from artifacts import Stage, load_checkpoint, read_json
-from config import Train
-from errors import UserError
 from helpers import (
     JOINT,
     SRC,
@@ -31,10 +23,17 @@ from helpers import (
     switches,
     write_config,
 )
+from torch import nn
+
+import engine
+import predict
+from artifacts import load_checkpoint, read_json
+from config import Train
+from images import read_mask
 
 # Runs train.py in forked children of one process. A job is [arguments, limits]: a child is killed at its event number
 # `limit`, the next one goes on, and the last is left alone. Events are all that a kill could tear apart; the answer is
-# how many children were killed and after how many events the last one ended, job by job.
+# how many children were killed and the last one's exit code, job by job.
 KILLER = """\
 import io, json, os, signal, sys, traceback
 from pathlib import Path
@@ -72,7 +71,6 @@ def run(arguments, limit):
     os.replace = around(os.replace)
     Path.unlink = around(Path.unlink)
     train.main(make_parser("", fold=True, round=True).parse_args(arguments))
-    return events
 
 results = []
 for arguments, limits in json.loads(sys.stdin.read()):
@@ -82,8 +80,7 @@ for arguments, limits in json.loads(sys.stdin.read()):
         if not child:
             code = 1
             try:
-                events = run(arguments, limit)
-                Path("events.txt").write_text(str(events))
+                run(arguments, limit)
                 code = 0
             except BaseException:
                 traceback.print_exc()
@@ -94,7 +91,7 @@ for arguments, limits in json.loads(sys.stdin.read()):
         if not os.WIFSIGNALED(status):
             break
         kills += 1
-    results.append([kills, int(Path("events.txt").read_text()) if status == 0 else 0])
+    results.append([kills, os.WEXITSTATUS(status)])
 print(json.dumps(results), file=sys.__stdout__)
 """
 
@@ -120,8 +117,8 @@ def train_and_kill(jobs: list[tuple[list[str], list[int]]], folder: Path) -> lis
         command, input=json.dumps(jobs), cwd=folder, env=environment(), capture_output=True, text=True, timeout=500
     )
     results = json.loads(answer.stdout.splitlines()[-1])
-    faults = [line for line in answer.stderr.splitlines() if "Error" in line]
-    assert all(events for _, events in results), (results, faults)
+    faults = [line[-300:] for line in answer.stderr.splitlines() if "Error" in line or "File " in line]
+    assert not any(code for _, code in results), (results, faults)
     return results
 
 
@@ -148,18 +145,18 @@ def killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
         round = len(values.get("rounds", [0])) - 1
         rng = np.random.default_rng(len(name))
         for kind, limits in (("unbroken", []), ("killed", rng.integers(2, 40, 5).tolist())):
-            folder = copy_of(data, top / name / kind, **values)
+            folder = copy_of(data, top / name / kind / "whole", **values)
             if round:
                 run("train", folder, "--fold", "0")
                 run("predict", folder, "--fold", "0")
                 run("make_pseudo_labels", folder, "--round", "1", "--fold", "0")
             jobs.append(([*switches(folder), "--fold", "0", "--round", str(round)], limits))
             places[name, kind] = open_workspace(folder)[1].run(round, 0)
-    print(results := train_and_kill(jobs, top))
-    kills = [kills for kills, _ in results[1::2]]
+    folder = copy_of(data, top / "workers" / "whole", train={"workers": 2})
+    jobs.append(([*switches(folder), "--fold", "0"], []))
+    kills = [kills for kills, _ in train_and_kill(jobs, top)[1:-1:2]]
     return {
-        name: (places[name, "unbroken"], places[name, "killed"], count)
-        for name, count in zip(RUNS, kills, strict=True)
+        name: (places[name, "unbroken"], places[name, "killed"], count) for name, count in zip(RUNS, kills, strict=True)
     }
 
 
@@ -172,4 +169,179 @@ def test_a_killed_run_ends_with_the_same_weights(killed: dict[str, tuple[Path, P
     assert read_log(unbroken) == read_log(resumed)
     assert (unbroken / "manifest.json").read_bytes() == (resumed / "manifest.json").read_bytes()
     assert leftovers(resumed) == []
+    # killed between its manifest and this, a finished run does it when it is asked again
+    run("train", resumed.parents[3], "--fold", "0", "--round", resumed.parent.name.removeprefix("round"))
     assert sorted(path.name for path in resumed.glob("*.*")) == sorted(path.name for path in unbroken.glob("*.*"))
+
+
+# --- what is saved, skipped and logged -------------------------------------------------------------------------------
+
+
+def test_loader_workers_change_nothing(killed: dict[str, tuple[Path, Path, int]]) -> None:
+    unbroken, resumed, _ = killed["onecycle"]
+    with_workers = resumed.parents[6] / "workers" / "whole" / "runs/tiny/round0/fold0"
+    assert same_tensors(load_checkpoint(unbroken / "last.pt"), load_checkpoint(with_workers / "last.pt"))
+
+
+def test_the_log_says_what_each_source_taught(killed: dict[str, tuple[Path, Path, int]]) -> None:
+    lines = read_log(killed["joint"][0])
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    for line in lines:
+        assert {"loss", "labelled", "pseudo", "consistency", "kept", "learning_rate", "score", "scores"} <= line.keys()
+        assert 0.0 <= line["kept"] <= 1.0
+        assert line["score"] == line["scores"]["dice"]
+    every_second = [("score" in line) for line in read_log(killed["cosine"][0])]
+    assert every_second == [False, True, True], "every second epoch and the last"
+
+
+def test_a_fold_that_is_done_is_skipped(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = copy_of(data, tmp_path, train={"epochs": 1})
+    run("train", folder, "--fold", "1")
+    before = (open_workspace(folder)[1].run(0, 1) / "last.pt").stat().st_mtime_ns
+    capsys.readouterr()
+    run("train", folder, "--fold", "1")
+    assert capsys.readouterr().out == "round 0 fold 1: trained already\n"
+    assert (open_workspace(folder)[1].run(0, 1) / "last.pt").stat().st_mtime_ns == before
+
+
+def last_model(folder: Path, fold: int = 0) -> dict[str, torch.Tensor]:
+    return load_checkpoint(open_workspace(folder)[1].run(0, fold) / "last.pt")["model"]
+
+
+def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    return sum(float((ours[key].double() - theirs[key].double()).square().sum()) for key in ours) ** 0.5
+
+
+def test_accumulated_batches_make_the_step_of_a_whole_one(data: Path, tmp_path: Path) -> None:
+    models = {}
+    for name, size, parts in (("whole", 8, 1), ("parts", 4, 2), ("half", 4, 1), ("start", 8, 1)):
+        settings = {"epochs": 1, "batch_size": size, "accumulate": parts, "ema": 0.0, "schedule": "constant"}
+        settings |= {"loss": {"dice": 0.0}, "learning_rate": 1e-12 if name == "start" else 0.002, "weight_decay": 0.0}
+        folder = copy_of(data, tmp_path / name, train=settings, model={"norm": "group"})
+        run("train", folder, "--fold", "0")
+        models[name] = last_model(folder)
+    moved = distance(models["whole"], models["start"])
+    assert distance(models["whole"], models["parts"]) < 1e-2 * moved
+    assert distance(models["whole"], models["half"]) > 0.1 * moved
+
+
+def test_an_epoch_goes_once_through_the_images_however_they_are_batched(data: Path, tmp_path: Path) -> None:
+    for number, (size, parts, steps) in enumerate(((2, 1, 2), (1, 2, 2), (2, 2, 1), (16, 1, 1))):
+        settings = {"epochs": 1, "steps_per_epoch": 0, "batch_size": size, "accumulate": parts}
+        folder = copy_of(data, tmp_path / str(number), train=settings, model={"norm": "group"})
+        run("train", folder, "--fold", "0")
+        assert read_log(open_workspace(folder)[1].run(0, 0))[0]["step"] == steps
+
+
+def test_bf16_trains_too(data: Path, tmp_path: Path) -> None:
+    folder = copy_of(data, tmp_path, train={"epochs": 1, "precision": "bf16"})
+    run("train", folder, "--fold", "0")
+    assert all(torch.isfinite(one).all() for one in last_model(folder).values())
+    assert {one.dtype for one in last_model(folder).values()} == {torch.float32, torch.int64}
+    run("predict", folder, "--fold", "0")
+
+
+def test_class_weights_reach_the_loss(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, real = [], engine.segmentation_loss
+
+    def watched(logits: Any, target: Any, loss: Any, task: Any, class_weights: Any, average: Any) -> torch.Tensor:
+        given.append(class_weights)
+        return real(logits, target, loss, task, class_weights, average)
+
+    monkeypatch.setattr(engine, "segmentation_loss", watched)
+    folder = copy_of(data, tmp_path, train={"epochs": 1, "loss": {"class_weights": "frequency"}})
+    run("train", folder, "--fold", "0")
+    config, paths = open_workspace(folder)
+    ids = read_json(paths.run(0, 0) / "manifest.json")["train_ids"]
+    share = np.mean([read_mask(paths.data / "masks" / f"{image_id}.png") for image_id in ids])
+    expected = np.array([1 / (1 - share), 1 / share]) / 2
+    assert given
+    for weights in given:
+        np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-5)
+
+
+def score_as(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every evaluation answer the next of these scores."""
+    left = iter(scores)
+    monkeypatch.setattr(engine, "evaluate", lambda *_: {"dice": next(left), "miou": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("patience", "scores", "epochs", "best"),
+    [(2, [0.5, 0.6, 0.4, 0.6, 0.9], 4, 2), (2, [0.1, 0.2, 0.3, 0.4, 0.5], 5, 5), (0, [0.5, 0.4, 0.3, 0.2, 0.1], 5, 1)],
+)
+def test_early_stopping_and_the_best_epoch(
+    data: Path, tmp_path: Path, patience: int, scores: list[float], epochs: int, best: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    settings = {"epochs": 5, "steps_per_epoch": 1, "early_stopping": patience, "batch_size": 2}
+    folder = copy_of(data, tmp_path, train=settings | {"select": "best"})
+    score_as(scores, monkeypatch)
+    run("train", folder, "--fold", "0")
+    config, paths = open_workspace(folder)
+    assert len(read_log(paths.run(0, 0))) == epochs
+    checkpoints = {name: load_checkpoint(paths.run(0, 0) / f"{name}.pt") for name in ("best", "last")}
+    assert (checkpoints["best"]["epoch"], checkpoints["last"]["epoch"]) == (best, epochs)
+    predictor = predict.open_predictor(config, paths, 0, 0, tta=False)
+    assert same_tensors(dict(predictor.model.state_dict()), checkpoints["best"]["model"])
+
+
+def test_a_later_round_starts_where_the_one_before_ended(data: Path, tmp_path: Path) -> None:
+    still = {"train": {"learning_rate": 1e-12, "ema": 0.0, "weight_decay": 0.0, "epochs": 1}}
+    rounds = [{}, {"phase": "finetune", "start": "previous"} | still, {"phase": "finetune", "start": "encoder"} | still]
+    folder = copy_of(data, tmp_path, rounds=rounds, model={"norm": "group"})
+    for number in range(3):
+        run("train", folder, "--fold", "0", "--round", str(number))
+    first, second, third = (
+        load_checkpoint(open_workspace(folder)[1].run(number, 0) / "last.pt")["model"] for number in range(3)
+    )
+    assert distance(first, second) < 1e-4
+    assert distance(first, third) > 0.1
+
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+
+def rates(**settings: Any) -> np.ndarray:
+    """The rate of each of 4 epochs of 5 steps."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    train_settings = Train(epochs=4, learning_rate=0.1, **settings)
+    schedule, found = engine.make_schedule(optimizer, train_settings, 5), []
+    for _ in range(20):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert all(type(rate) is float for rate in found), "a checkpoint holds plain numbers"
+    return np.array(found)
+
+
+def test_onecycle_climbs_and_falls() -> None:
+    found = rates(schedule="onecycle", warmup=0.25)
+    assert found[0] == pytest.approx(0.1 / 25)
+    assert found.argmax() in (4, 5)
+    assert found.max() == pytest.approx(0.1, rel=0.01)
+    assert (np.diff(found[:5]) > 0).all()
+    assert (np.diff(found[5:]) < 0).all()
+    assert found[-1] < 0.1 / 100
+
+
+def test_cosine_warms_up_and_falls_to_nothing() -> None:
+    found, steps = rates(schedule="cosine", warmup=0.25), np.arange(20)
+    expected = np.where(steps < 5, (steps + 1) / 5, 0.5 * (1 + np.cos(np.pi * (steps - 5) / 15)))
+    np.testing.assert_allclose(found, 0.1 * expected)
+    np.testing.assert_allclose(rates(schedule="cosine", warmup=0.0), 0.05 * (1 + np.cos(np.pi * steps / 20)))
+
+
+def test_steps_and_a_constant() -> None:
+    np.testing.assert_allclose(rates(schedule="step", step_epochs=2, gamma=0.1), 0.1 * 0.1 ** (np.arange(20) // 10))
+    np.testing.assert_allclose(rates(schedule="constant"), 0.1)
+
+
+def test_a_plateau_lowers_the_rate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"epochs": 6, "steps_per_epoch": 1, "batch_size": 2, "schedule": "plateau", "patience": 1, "gamma": 0.1}
+    folder = copy_of(data, tmp_path, train=settings)
+    score_as([0.5, 0.6, 0.6, 0.5, 0.7, 0.6], monkeypatch)
+    run("train", folder, "--fold", "0")
+    found = [line["learning_rate"] for line in read_log(open_workspace(folder)[1].run(0, 0))]
+    np.testing.assert_allclose(found, [0.005] * 4 + [0.0005] * 2)

@@ -117,7 +117,12 @@ def test_without_photometry_the_image_stays() -> None:
 
 @pytest.mark.parametrize(
     ("size", "limit", "expected"),
-    [((400, 800), 200, (100, 200)), ((400, 800), None, (400, 800)), ((30, 20), 64, (30, 20)), ((3000, 1), 300, (300, 1))],
+    [
+        ((400, 800), 200, (100, 200)),
+        ((400, 800), None, (400, 800)),
+        ((30, 20), 64, (30, 20)),
+        ((3000, 1), 300, (300, 1)),
+    ],
 )
 def test_the_long_side_comes_down_to_the_working_scale(size: tuple, limit: int | None, expected: tuple) -> None:
     assert working_shape(*size, Image(long_side=limit)) == expected
@@ -142,13 +147,16 @@ def test_resizing_keeps_axes_and_kinds(shape: tuple[int, ...]) -> None:
 def test_windows_lie_in_the_image_and_reach_all_of_it(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     augment = Augment(crop=32, scale=(0.5, 2.0))
-    sizes, covered = [], np.zeros(shape, bool)
+    sizes, lowest, covered = [], [0, 0], np.zeros(shape, bool)
     for _ in range(600):
         window = draw_window(shape, augment, rng)
         sizes.append(window.size)
+        lowest = [min(lowest[0], window.top), min(lowest[1], window.left)]
         for start, side in ((window.top, shape[0]), (window.left, shape[1])):
             assert min(0, side - window.size) <= start <= max(0, side - window.size)
         covered[max(0, window.top) : window.top + window.size, max(0, window.left) : window.left + window.size] = True
+    # beyond the near edges too, where the image is smaller than its window
+    assert [start < 0 for start in lowest] == [side < 60 for side in shape]
     assert covered.any(0).all()
     assert covered.any(1).all()
     assert covered.mean() > 0.95
@@ -230,3 +238,33 @@ def test_a_flat_image_does_not_divide_by_nought() -> None:
     image = np.full((4, 4, 3), 9, np.uint8)
     planes = normalise(image, *statistics(image, Image(normalise="image"), 255.0), 255.0)
     assert np.abs(planes).max() < 1e-3
+
+
+@pytest.mark.parametrize(("turns", "count"), [("flips", 4), ("quarter turns", 4), ("square", 8)])
+def test_every_view_of_the_square_occurs_about_as_often(turns: str, count: int) -> None:
+    recipe = make_recipe(Augment(crop=4, **TURNS[turns]), 3)
+    label = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    image = np.repeat(label[..., None], 3, axis=2)
+    views = [apply_geometry(recipe, image, label, seed, False)[1].tobytes() for seed in range(400)]
+    times = [views.count(view) for view in set(views)]
+    assert len(times) == count
+    assert min(times) > 0.6 * 400 / count
+
+
+def test_steps_of_the_photometry_come_independently() -> None:
+    settings = {"colour": 0.0, "grey": 0.5, "invert": 0.5, "noise": 0.0, "blur": 0.0}
+    recipe = make_recipe(Augment(crop=4, **settings), 3)
+    image = np.tile(np.uint8([10, 20, 60]), (4, 4, 1))
+    looks = [apply_photometry(recipe, image, seed)[0, 0] for seed in range(400)]
+    seen = [(bool(np.ptp(look) == 0), bool(look.mean() > 128)) for look in looks]
+    for grey in (False, True):
+        for inverted in (False, True):
+            assert 0.15 < seen.count((grey, inverted)) / 400 < 0.35
+
+
+@pytest.mark.parametrize("side", [45, 91, 100, 200])
+def test_labels_stay_in_place_when_a_window_is_resized(side: int) -> None:
+    recipe = make_recipe(Augment(crop=64, **STILL), 3)
+    columns = np.tile(np.arange(side, dtype=np.float32), (side, 1))
+    image, label = apply_geometry(recipe, np.repeat(columns[..., None], 3, 2), columns.astype(np.uint8), 1, False)
+    assert abs((label - image[..., 0])[:, 4:-4].mean()) < 0.05
