@@ -138,7 +138,7 @@ class TrainingDataset(Dataset):
         self.seed = derive_seed(config.seed, "samples", round, fold)
         self.recipe = make_recipe(self.train.augment, config.image.channels)
         self._cache: dict[tuple[int, int], Picture] = {}
-        self._room = self.train.cache_gb * 2**30
+        self._room = self.train.cache_gb * 2**30 / max(1, self.train.workers)  # each worker decodes for itself
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """`image` `(C, h, w) float32` and `target`: `(h, w)` or `(K, h, w)` int64, or soft `(K, h, w) float32`.

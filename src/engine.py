@@ -1,13 +1,14 @@
 """Training and evaluation as plain functions over a `Learner`: the model, its average and what moves them.
 
     learner = make_learner(config, round, accelerator, steps_per_epoch, state)
-    losses = train_one_epoch(learner, loader, epoch)
+    losses = train_one_epoch(learner, batches, count=25, epoch=0)
 """
 
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -143,17 +144,19 @@ def make_schedule(optimizer: torch.optim.Optimizer, train: Train, steps_per_epoc
     return schedulers.LambdaLR(optimizer, factor)
 
 
-def train_one_epoch(learner: Learner, loader: Iterable[dict], epoch: int, title: str = "") -> dict[str, float]:
-    """Run the loader's steps. Returns their mean losses, the share of unlabelled pixels kept, and the speed.
+def train_one_epoch(
+    learner: Learner, batches: Iterator[dict], count: int, epoch: int, title: str = ""
+) -> dict[str, float]:
+    """Run the next `count` batches. Returns their mean losses, the share of unlabelled pixels kept, and the speed.
 
     Raises UserError where a loss is not finite, naming the images of its batch, and where the weights end so.
     """
     accelerator, train = learner.accelerator, learner.round.train
     learner.model.train()
     sums: dict[str, float] = {}
-    batches = len(loader)
     started, images = time.perf_counter(), 0
-    progress = tqdm(loader, title, leave=False, dynamic_ncols=True, disable=not accelerator.is_local_main_process)
+    shown = accelerator.is_local_main_process
+    progress = tqdm(islice(batches, count), title, count, leave=False, dynamic_ncols=True, disable=not shown)
     for number, batch in enumerate(progress):
         last = (number + 1) % train.accumulate == 0
         with nullcontext() if last else accelerator.no_sync(learner.model):
@@ -168,7 +171,7 @@ def train_one_epoch(learner: Learner, loader: Iterable[dict], epoch: int, title:
         progress.set_postfix(loss=f"{sums['loss'] / (number + 1):.3f}", refresh=False)
     if not all(parameter.isfinite().all() for parameter in learner.plain_model.parameters()):
         raise UserError(f"step {learner.step}: the weights are not finite; {WAY_OUT}")
-    means = {key: value / batches for key, value in sums.items()}
+    means = {key: value / count for key, value in sums.items()}
     if accelerator.num_processes > 1:
         means = average_over_processes(means, accelerator)
     seconds = time.perf_counter() - started

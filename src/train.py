@@ -91,19 +91,15 @@ def train_fold(
     learner, epoch, log = open_learner(config, paths, round, fold, steps, sources, accelerator)
     dataset = TrainingDataset(sources, config, paths, round, fold)
     best = max((line for line in log if "score" in line), key=lambda line: line["score"], default=None)
+    count = steps * settings.accumulate
+    place = (accelerator.process_index, accelerator.num_processes)
+    sampler = StepSampler(per_batch, epoch * steps, settings.epochs * steps, settings.accumulate, *place)
+    # one loader for all epochs: its workers keep their decoded images, and work on while the model is evaluated
+    batches = iter(make_loader(dataset, sampler, accelerator.device))
     while epoch < settings.epochs and not stopped_early(log, settings.early_stopping):
         torch.manual_seed(derive_seed(config.seed, "epoch", round, fold, epoch))
-        sampler = StepSampler(
-            per_batch,
-            epoch * steps,
-            (epoch + 1) * steps,
-            settings.accumulate,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
-        loader = make_loader(dataset, sampler, accelerator.device)
         title = f"round {round} fold {fold} epoch {epoch + 1}/{settings.epochs}"
-        line = {"epoch": epoch, **train_one_epoch(learner, loader, epoch, title), "step": learner.step}
+        line = {"epoch": epoch, **train_one_epoch(learner, batches, count, epoch, title), "step": learner.step}
         epoch += 1
         if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
             scores = agree(evaluate(learner, validation, paths), accelerator)
