@@ -226,7 +226,7 @@ def test_an_interrupted_run_goes_on_only_with_its_own_settings(
     real, epochs = engine.train_one_epoch, []
 
     def stop_at_second(*arguments: Any) -> dict[str, float]:
-        epochs.append(arguments[2])
+        epochs.append(arguments[3])  # learner, batches, count, epoch, title
         if len(epochs) == 2:
             raise InterruptedError
         return real(*arguments)
