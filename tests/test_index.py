@@ -226,8 +226,10 @@ def test_encodings(tmp_path: Path, settings: Config, stored: list, label: list):
 
 def test_instances_of_any_depth(tmp_path: Path):
     settings = config("instances", encoding="instances")
-    deep = np.array([[0, 1, 65535]], np.uint16)
-    assert decode(tmp_path, deep, settings).tolist() == [[0, 1, 65535]]
+    deep = np.array([[0, 1, 32767]], np.uint16)
+    assert decode(tmp_path, deep, settings).tolist() == [[0, 1, 32767]]
+    marked = np.array([[0, 1, 32768]], np.uint16)  # the bit that marks doubt in a pseudo-label
+    assert decode(tmp_path, marked, settings, "marked.png").tolist() == [[0, 1, 2]]
     huge = np.array([[0, 90000, 70000, 90000]], np.int32)
     assert decode(tmp_path, huge, settings, "m.tif").tolist() == [[0, 2, 1, 2]]
 

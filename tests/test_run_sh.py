@@ -93,7 +93,6 @@ def test_the_stages_of_several_rounds() -> None:
         "predict.py --round 2",
         "train.py --round 3",
         "predict.py --round 3",
-        "predict.py --round 3 --tta",
         "ensemble.py",
         "evaluate.py",
         "make_submission.py",
@@ -138,7 +137,7 @@ def test_arguments_reach_every_stage_as_they_were_given(house: Path, tmp_path: P
     passed = ["--config", "my fields.yaml", *values, "--debug"]
     assert notes(house)[0] == ["prepare.py", *passed, "--fresh"]
     assert ["make_pseudo_labels.py", "--round", "1", *passed, "--fresh"] in notes(house)
-    assert ["predict.py", "--round", "3", "--tta", *passed, "--fresh"] in notes(house)
+    assert ["predict.py", "--round", "3", *passed, "--fresh"] in notes(house)
     assert notes(house)[-1] == ["evaluate.py", *passed, "--print"], "the table is shown, not made afresh"
 
 
