@@ -198,7 +198,9 @@ class Stage:
         write_json(self.manifest, {"made_from": self._made_from(), **results})
 
     def _made_from(self) -> dict[str, Any]:
-        inputs = {"/".join(path.parts[-3:]): fingerprint(path) for path in self.inputs}
+        # named as seen from the manifest, so that a moved or renamed workspace is still the same
+        here = self.manifest.parent
+        inputs = {Path(os.path.relpath(path, here)).as_posix(): fingerprint(path) for path in self.inputs}
         return json.loads(json.dumps({"settings": self.settings, "inputs": inputs}))
 
 

@@ -306,3 +306,20 @@ def test_no_two_artifacts_share_a_path() -> None:
     others = [paths.index, paths.points, paths.folds, paths.postprocess, paths.scores, paths.submission, paths.report]
     every = [*stores, *others, paths.ensemble("oof"), paths.pseudo(0, 0), paths.pseudo(1, 0)]
     assert len(set(every)) == len(every)
+
+
+def test_a_renamed_workspace_is_still_done(tmp_path: Path) -> None:
+    for name in ("folds", "runs/x"):
+        (tmp_path / "before" / name).mkdir(parents=True)
+    (tmp_path / "before/folds/x.csv").write_text("a")
+
+    def stage(workspace: str) -> Stage:
+        root = tmp_path / workspace
+        return Stage(root / "runs/x/manifest.json", {"seed": 0}, (root / "folds/x.csv",))
+
+    stage("before").finish()
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert stage("after").done()
+    (tmp_path / "after/folds/x.csv").write_text("b")
+    with pytest.raises(UserError, match="folds/x.csv"):
+        stage("after").done()
