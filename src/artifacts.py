@@ -26,7 +26,6 @@ from config import Config, config_hash, flatten
 from errors import UserError
 
 TOP = Path(__file__).resolve().parent.parent  # the project's top folder
-SPLITS = ("oof", "unlabelled", "test")
 
 
 @dataclass(frozen=True)
