@@ -82,7 +82,8 @@ class Image(Section):
     """How an image reaches the network."""
 
     channels: Positive = 3
-    long_side: Positive | None = None  # the working scale: None keeps the image's own
+    scale: Annotated[float, Field(gt=0.0)] = 1.0  # the working scale: above 1 enlarges, for small or touching objects
+    long_side: Positive | None = None  # and the most its long side may then have
     # "fixed": by mean and std below, on the scale [0, 1]; "image": by each image's own mean and deviation
     normalise: Literal["fixed", "image"] = "fixed"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # what EfficientNet-Lite was trained with

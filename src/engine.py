@@ -24,7 +24,7 @@ from errors import UserError
 from images import read_mask
 from inference import Predictor, predict_images
 from losses import segmentation_loss, soft_loss
-from models import build_model, make_ema, parameter_groups, update_ema
+from models import build_model, fold_batch_norm, make_ema, parameter_groups, update_ema
 from points import rasterise
 from postprocess import resize_probabilities, starting_parameters, to_label
 from scoring import score_pairs
@@ -241,7 +241,7 @@ def labelled_loss(learner: Learner, logits: Tensor, target: Tensor) -> Tensor:
 def make_predictor(model: nn.Module, config: Config, train: Train, device: torch.device, tta: bool) -> Predictor:
     """A model ready to answer; TTA as the config says."""
     activation = "softmax" if config.task in ("multiclass", "instances") else "sigmoid"
-    model = model.eval().to(device, memory_format=torch.channels_last)
+    model = fold_batch_norm(model.eval().to(device), config.image.channels).to(memory_format=torch.channels_last)
     return Predictor(model, config.predict, activation, device, train.precision, tta)
 
 

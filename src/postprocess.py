@@ -40,10 +40,11 @@ def starting_parameters(config: Config) -> Parameters:
 
 
 def resize_probabilities(probabilities: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """`(K, H, W) float32` to the image's own `(height, width)`, bilinear."""
+    """`(K, H, W) float32` to the image's own `(height, width)`: averaged where it shrinks, else bilinear."""
     if probabilities.shape[1:] == tuple(shape):
         return probabilities
-    return np.stack([cv2.resize(plane, shape[::-1], interpolation=cv2.INTER_LINEAR) for plane in probabilities])
+    method = cv2.INTER_AREA if shape[0] < probabilities.shape[1] else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(plane, shape[::-1], interpolation=method) for plane in probabilities])
 
 
 def to_label(probabilities: np.ndarray, task: str, parameters: Parameters) -> np.ndarray:

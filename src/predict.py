@@ -31,16 +31,17 @@ def main(args: argparse.Namespace) -> None:
 def needed_stores(config: Config, round: int) -> list[tuple[str, bool]]:
     """The `(split, with TTA)` stores of a round that some later stage reads.
 
-    Every round's plain predictions are scored. Teachers predict the pool; the models of the ensemble predict with TTA.
+    Every round's plain predictions are scored where there are labels. Teachers predict the pool; the models of the
+    ensemble predict with TTA where the config asks for it.
     """
-    scored = ["oof", "test"] + (["unlabelled"] if config.data.solution_of == "unlabelled" else [])
+    hidden = config.data.solution_of
+    scored = ["oof"] + ([hidden] if config.data.solution or hidden == "unlabelled" else [])
     stores = {(split, False) for split in scored}
     for later, one in enumerate(config.rounds):
         if one.pseudo and (later == round + 1 or (later > round and one.pseudo.teachers == "all")):
             stores |= {(split, one.pseudo.tta) for split in ("oof", *one.pseudo.pool)}
-    last = round == len(config.rounds) - 1
-    if config.predict.tta != "none" and (last or config.ensemble.rounds == "all"):
-        stores |= {(split, True) for split in scored}
+    if round == len(config.rounds) - 1 or config.ensemble.rounds == "all":
+        stores |= {(split, config.predict.tta != "none") for split in (*scored, "test")}
     return sorted(stores)
 
 

@@ -84,10 +84,10 @@ def _photometry(augment: Augment, channels: int) -> list[albumentations.BasicTra
 
 
 def working_shape(height: int, width: int, image: Image) -> tuple[int, int]:
-    """The size at which the network sees an image of this size: its long side brought down to `image.long_side`."""
-    if image.long_side is None or max(height, width) <= image.long_side:
-        return height, width
-    factor = image.long_side / max(height, width)
+    """The size at which the network sees an image of this size: times `image.scale`, at most `image.long_side` long."""
+    factor = image.scale
+    if image.long_side is not None:
+        factor = min(factor, image.long_side / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 

@@ -15,6 +15,7 @@ from errors import UserError
 from models import (
     build_model,
     find_weights,
+    fold_batch_norm,
     freeze_stages,
     load_encoder,
     make_ema,
@@ -281,6 +282,42 @@ def test_dropout_is_in_training_alone() -> None:
         network.eval()
         assert torch.equal(network(images), network(images))
     assert any(isinstance(one, nn.Dropout2d) for one in network.modules())
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_folded_norms_give_the_same_answers(arch: str) -> None:
+    torch.manual_seed(0)
+    network = build_model(Model(arch=arch, **SMALL), 4, 2)
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(0.0, 0.2)
+            norm.running_var.uniform_(0.5, 2.0)
+            norm.weight.data.uniform_(0.5, 1.5)
+    network.eval()
+    before = copy.deepcopy(network.state_dict())
+    folded = fold_batch_norm(network, 4)
+    images = torch.randn(2, 4, 96, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images), network(images), rtol=1e-3, atol=1e-3)
+    norms, left = (sum(isinstance(one, nn.BatchNorm2d) for one in model.modules()) for model in (network, folded))
+    assert left <= norms // 10
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_an_answer_used_elsewhere_too_is_not_folded() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            answer = self.convolution(images)
+            return answer + self.norm(answer)
+
+    network = Residual().eval()
+    network.norm.running_mean.fill_(2.0)
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(fold_batch_norm(network, 3)(images), network(images))
 
 
 def test_the_average_of_weights_follows_the_definition() -> None:

@@ -136,6 +136,8 @@ def test_resizing_to_the_images_own_size() -> None:
     centres = ((np.arange(20) + 0.5) / 2 - 0.5).clip(0, 9)
     np.testing.assert_allclose(bigger[1, 5], centres / 9, atol=1e-6)
     assert resize_probabilities(ramp, (6, 10)) is ramp
+    stripes = np.tile(np.float32([0, 0, 1, 1, 1, 0]), (1, 6, 1))
+    np.testing.assert_allclose(resize_probabilities(stripes, (2, 2))[0], [[1 / 3, 2 / 3]] * 2, atol=1e-6)
 
 
 def test_the_config_gives_the_start() -> None:

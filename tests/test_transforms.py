@@ -128,6 +128,12 @@ def test_the_long_side_comes_down_to_the_working_scale(size: tuple, limit: int |
     assert working_shape(*size, Image(long_side=limit)) == expected
 
 
+def test_the_working_scale_enlarges_up_to_the_long_side() -> None:
+    assert working_shape(40, 60, Image(scale=1.5)) == (60, 90)
+    assert working_shape(40, 60, Image(scale=1.5, long_side=75)) == (50, 75)
+    assert working_shape(40, 60, Image(scale=0.5, long_side=75)) == (20, 30)
+
+
 @pytest.mark.parametrize("shape", [(5, 6), (5, 6, 1), (5, 6, 3), (5, 6, 7)])
 def test_resizing_keeps_axes_and_kinds(shape: tuple[int, ...]) -> None:
     label = np.random.default_rng(0).integers(0, 4, shape).astype(np.uint8)
