@@ -204,7 +204,7 @@ class Predict(Section):
     window: Positive = 512  # pixels at the working scale, a multiple of 32
     overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
     batch_size: Positive = 8
-    tta: Literal["none", "flips", "d4"] = "d4"
+    tta: Literal["none", "mirror", "flips", "d4"] = "d4"  # 1, 2, 4 or 8 views
     scales: tuple[float, ...] = (1.0,)
 
 

@@ -62,10 +62,11 @@ class Predictor:
         return logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
 
 
-def tta_views(kind: Literal["none", "flips", "d4"]) -> list:
-    """ttach's transformers: the identity first; "flips" are 4 views, "d4" all 8 of the square."""
+def tta_views(kind: Literal["none", "mirror", "flips", "d4"]) -> list:
+    """ttach's transformers: the identity first; "mirror" are 2 views, "flips" 4, "d4" all 8 of the square."""
     compositions = {
         "none": ttach.Compose([]),
+        "mirror": ttach.Compose([ttach.HorizontalFlip()]),
         "flips": ttach.Compose([ttach.HorizontalFlip(), ttach.VerticalFlip()]),
         "d4": ttach.Compose([ttach.HorizontalFlip(), ttach.Rotate90(angles=[0, 90, 180, 270])]),
     }
