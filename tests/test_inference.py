@@ -133,6 +133,14 @@ def test_tta_leaves_an_equivariant_answer(kind: str, count: int, height: int, wi
     assert len(turned.model.shapes) == count
 
 
+def test_a_processor_gets_what_its_caches_hold() -> None:
+    predictor = make_predictor(lambda images: images)
+    small, large = (torch.rand(5, 2, side, side) for side in (64, 320))
+    torch.testing.assert_close(predictor(large), large.sigmoid())
+    torch.testing.assert_close(predictor(small), small.sigmoid())
+    assert [shape[0] for shape in predictor.model.shapes] == [2, 2, 1, 5]
+
+
 def test_tta_is_the_mean_of_its_views() -> None:
     image = torch.from_numpy(random_image(32, 32))[None]
     ramp = torch.arange(32.0).expand(32, 32) / 8  # a network that minds where things are
