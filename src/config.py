@@ -31,11 +31,13 @@ class Section(BaseModel):
 
 
 class TableFormat(Section):
-    """What a competition's CSV looks like; `columns` maps each header, in order, to the field it holds."""
+    """What a competition's CSV or JSON looks like; `columns` maps each header, in order, to the field it holds."""
 
     # several id columns are joined by "_"; class holds the class's name, class_number its number (see tables.py)
-    columns: dict[str, Literal["id", "class", "class_number", "rle", "height", "width"]]
-    rows: Literal["image", "image_class", "instance"] = "image"
+    columns: dict[str, Literal["id", "class", "class_number", "score", "rle", "height", "width"]]
+    file: Literal["csv", "coco", "polygons"] = "csv"  # coco: results or annotations; polygons: a JSON line an image
+    # detections: all of an image's instances in the rle's cell; patch: a row a square of the image, 0 or 1
+    rows: Literal["image", "image_class", "instance", "detections", "patch"] = "image"
     codec: Literal["start_length", "start_length_value", "count_value", "coco_counts", "coco_zlib_b64"] = "start_length"
     order: Literal["F", "C"] = "F"
     base: Literal[0, 1] = 1
@@ -44,6 +46,11 @@ class TableFormat(Section):
     id: str = "{id}"  # how the id column is written: "{id}.jpg", "{id}.jpg_{class}" or "{id}.jpg_{class_number}"
     overlap: Literal["allow", "forbid"] = "allow"
     size: tuple[int, int] | None = None  # (height, width) of the submitted mask; None: the image's own
+    cell: tuple[Literal["class", "class_number", "score", "rle"], ...] = ("class", "score", "rle")  # of a detection
+    class_base: Literal[0, 1] = 1  # class_number of the first class
+    classes: tuple[str, ...] = ()  # where the competition fixes them
+    patch: Positive = 16  # pixels along a side
+    patch_share: Share = 0.25  # a patch is 1 where more of it is foreground
 
 
 class Labels(Section):

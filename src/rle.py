@@ -66,12 +66,23 @@ def run_pixels(runs: Runs) -> np.ndarray:
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
+def pixel_runs(pixels: np.ndarray) -> Runs:
+    """Flat indices, ascending and each once → their runs."""
+    first = np.flatnonzero(np.diff(pixels, prepend=-2) != 1)
+    return pixels[first], np.diff(first, append=pixels.size)
+
+
 def encode(mask: np.ndarray, order: str = "F", base: int = 1, relative: bool = False) -> str:
     """(H, W) bool or integer mask → "start length start length ..."; "" where no pixel is set.
 
     With `relative`, a start counts from the end of the run before it (SIIM-ACR); `base` is then the first run's alone.
     """
-    starts, lengths = mask_runs(mask, order)
+    return join_runs(mask_runs(mask, order), base, relative)
+
+
+def join_runs(runs: Runs, base: int = 1, relative: bool = False) -> str:
+    """Runs → "start length start length ...", as `encode` writes them."""
+    starts, lengths = runs
     if relative and starts.size:
         starts = np.diff(starts, prepend=0) - np.concatenate(([0], lengths[:-1]))
         starts[0] += base
@@ -97,25 +108,23 @@ def parse_runs(text: str, size: int, base: int = 1, relative: bool = False) -> R
     return _check_runs(starts - base, lengths, size)
 
 
-def encode_instances(labels: np.ndarray, order: str = "F", base: int = 1, relative: bool = False) -> dict[int, str]:
-    """(H, W) integer map of instance ids, 0 background → {id: "start length ..."}, ids ascending, in one pass."""
+def instance_runs(labels: np.ndarray, order: str = "F") -> dict[int, Runs]:
+    """(H, W) integer map of instance ids, 0 background → {id: its runs}, ids ascending, in one pass."""
     starts, lengths, values = find_runs(labels.astype(np.int32, copy=False), order)
     by_id = np.flatnonzero(values)
     by_id = by_id[np.argsort(values[by_id], kind="stable")]
     starts, lengths, values = starts[by_id], lengths[by_id], values[by_id]
     ids, first = np.unique(values, return_index=True)
-    if relative:
-        ends = np.concatenate(([0], (starts + lengths)[:-1]))
-        ends[first] = -base
-        starts = starts - ends
-    else:
-        starts = starts + base
-    words = [str(number) for number in np.stack((starts, lengths), axis=1).ravel().tolist()]
-    bounds = [*(2 * first).tolist(), len(words)]
+    bounds = [*first.tolist(), values.size]
     return {
-        instance: " ".join(words[start:end])
-        for instance, start, end in zip(ids.tolist(), bounds[:-1], bounds[1:], strict=True)
+        instance: (starts[begin:end], lengths[begin:end])
+        for instance, begin, end in zip(ids.tolist(), bounds[:-1], bounds[1:], strict=True)
     }
+
+
+def encode_instances(labels: np.ndarray, order: str = "F", base: int = 1, relative: bool = False) -> dict[int, str]:
+    """(H, W) integer map of instance ids, 0 background → {id: "start length ..."}, ids ascending."""
+    return {instance: join_runs(runs, base, relative) for instance, runs in instance_runs(labels, order).items()}
 
 
 def encode_start_length_value(labels: np.ndarray, order: str = "C", base: int = 1) -> str:
@@ -167,22 +176,31 @@ def decode_count_value(text: str, shape: Shape, order: str = "C", dtype: type[np
 
 def coco_counts(mask: np.ndarray) -> list[int]:
     """(H, W) mask → COCO's uncompressed counts: column-major lengths of zero- and one-runs by turns, zeros first."""
-    counts = _alternating(mask_runs(mask), mask.size)
-    return (counts[:-1] if counts[-1] == 0 and counts.size > 1 else counts).tolist()
+    return _coco_counts(mask_runs(mask), mask.size).tolist()
 
 
 def decode_coco_counts(counts: Sequence[int], shape: Shape) -> np.ndarray:
-    """COCO's uncompressed counts → (H, W) uint8. Raises ValueError where they do not fill the image exactly."""
+    """COCO's uncompressed counts → (H, W) uint8. Raises ValueError as `parse_coco_counts` does."""
+    return draw_runs(parse_coco_counts(counts, shape[0] * shape[1]), shape)
+
+
+def parse_coco_counts(counts: Sequence[int], size: int) -> Runs:
+    """COCO's uncompressed counts → starts, lengths. Raises ValueError where they do not fill `size` pixels exactly."""
     try:
         array = np.array(counts, dtype=np.int64).reshape(-1)
     except (OverflowError, TypeError) as error:
         raise ValueError(f"not whole numbers of pixels: {error}") from None
-    return draw_runs(_runs_of_counts(array, shape[0] * shape[1]), shape)
+    return _runs_of_counts(array, size)
 
 
 def encode_coco(mask: np.ndarray) -> str:
     """(H, W) mask → COCO's compressed counts, byte for byte as pycocotools writes them (`rleToString`, maskApi.c)."""
-    rest = np.array(coco_counts(mask), dtype=np.int64)
+    return join_coco(mask_runs(mask), mask.size)
+
+
+def join_coco(runs: Runs, size: int) -> str:
+    """Column-major runs of an image of `size` pixels → COCO's compressed counts."""
+    rest = _coco_counts(runs, size)
     rest[3:] -= rest[1:-2].copy()
     digits = np.zeros((rest.size, _MAX_CHARACTERS), np.uint8)
     used = np.zeros(digits.shape, bool)
@@ -225,7 +243,12 @@ def parse_coco(text: str, size: int) -> Runs:
 
 def encode_coco_zlib(mask: np.ndarray) -> str:
     """(H, W) mask → base64 of the zlib level-9 stream of `encode_coco` (Open Images 2019, HPA 2021, HuBMAP 2023)."""
-    return base64.b64encode(zlib.compress(encode_coco(mask).encode("ascii"), 9)).decode("ascii")
+    return join_coco_zlib(mask_runs(mask), mask.size)
+
+
+def join_coco_zlib(runs: Runs, size: int) -> str:
+    """Column-major runs of an image of `size` pixels → what `encode_coco_zlib` writes."""
+    return base64.b64encode(zlib.compress(join_coco(runs, size).encode("ascii"), 9)).decode("ascii")
 
 
 def decode_coco_zlib(text: str, shape: Shape) -> np.ndarray:
@@ -257,6 +280,11 @@ def _alternating(runs: Runs, size: int) -> np.ndarray:
     edges[2:-1:2] = starts + lengths
     edges[-1] = size
     return np.diff(edges)
+
+
+def _coco_counts(runs: Runs, size: int) -> np.ndarray:
+    counts = _alternating(runs, size)
+    return counts[:-1] if counts[-1] == 0 and counts.size > 1 else counts
 
 
 def _runs_of_counts(counts: np.ndarray, size: int) -> Runs:
