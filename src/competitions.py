@@ -1,12 +1,12 @@
-"""What each competition's table looks like, declared: a competition in a few lines. A user's own stands in YAML.
+"""What each competition's file looks like, declared: a competition in a few lines. A user's own stands in YAML.
 
-    from competitions import FORMATS
+    from competitions import ARCHIVES, FORMATS
     FORMATS["severstal"].columns
 
-`config.TableFormat` says what each setting means; `tables.py` and `formats.py` do what it says.
+`config.TableFormat` and `ArchiveFormat` say what each setting means; `formats.py` and `archives.py` do it.
 """
 
-from config import TableFormat
+from config import ArchiveFormat, TableFormat
 
 
 def _table(columns: str, **settings: object) -> TableFormat:
@@ -51,9 +51,6 @@ _HPA = (
 # From the competitions' pages, public code and real rows; where they differ, the sample file is the
 # judge of header, ids and order. `_train` stands where the training table has other columns than the submission.
 FORMATS: dict[str, TableFormat] = {
-    "image": _table("id:id rle:rle"),
-    "image_class": _table("id:id class:class rle:rle", rows="image_class"),
-    "instance": _table("id:id rle:rle", rows="instance"),
     "tgs_salt": _table("id:id rle_mask:rle"),
     "airbus": _table("ImageId:id EncodedPixels:rle", rows="instance", id="{id}.jpg", overlap="forbid"),
     "carvana": _table("img:id rle_mask:rle", order="C", id="{id}.jpg"),
@@ -119,5 +116,85 @@ FORMATS: dict[str, TableFormat] = {
     ),
     "imagenet_s_2026": _table(
         "image:id class_id:class_number segmentation_rle:rle", codec="start_length_value", order="C"
+    ),
+    # of no competition
+    "image": _table("id:id rle:rle"),
+    "image_class": _table("id:id class:class rle:rle", rows="image_class"),
+    "instance": _table("id:id rle:rle", rows="instance"),
+}
+
+# Files of masks, one an image: what their pixels mean. A class's position here is its index.
+ARCHIVES: dict[str, ArchiveFormat] = {
+    "cityscapes": ArchiveFormat(
+        values={
+            "road": 7,
+            "sidewalk": 8,
+            "building": 11,
+            "wall": 12,
+            "fence": 13,
+            "pole": 17,
+            "traffic light": 19,
+            "traffic sign": 20,
+            "vegetation": 21,
+            "terrain": 22,
+            "sky": 23,
+            "person": 24,
+            "rider": 25,
+            "car": 26,
+            "truck": 27,
+            "bus": 28,
+            "train": 31,
+            "motorcycle": 32,
+            "bicycle": 33,
+        },
+        ignore=(0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255),
+    ),
+    "loveda": ArchiveFormat(
+        values={
+            "background": 1,
+            "building": 2,
+            "road": 3,
+            "water": 4,
+            "barren": 5,
+            "forest": 6,
+            "agriculture": 7,
+        },
+        ignore=(0,),
+    ),
+    "isprs": ArchiveFormat(
+        name="{id}.tif",
+        encoding="palette",
+        palette={
+            "impervious": (255, 255, 255),
+            "building": (0, 0, 255),
+            "low vegetation": (0, 255, 255),
+            "tree": (0, 255, 0),
+            "car": (255, 255, 0),
+            "clutter": (255, 0, 0),
+        },
+        ignore=((0, 0, 0),),
+    ),
+    "deepglobe": ArchiveFormat(
+        name="{id}_mask.png",
+        encoding="palette",
+        palette={
+            "urban": (0, 255, 255),
+            "agriculture": (255, 255, 0),
+            "rangeland": (255, 0, 255),
+            "forest": (0, 255, 0),
+            "water": (0, 0, 255),
+            "barren": (255, 255, 255),
+        },
+        ignore=((0, 0, 0),),
+    ),
+    "imagenet_s": ArchiveFormat(encoding="rgb_id", ignore=(1000,)),
+    "inria": ArchiveFormat(name="{id}.tif", container="zip", values={"background": 0, "building": 255}),
+    "on_cloud_n": ArchiveFormat(name="{id}.tif", container="zip", values={"background": 0, "cloud": 1}),
+    "xview2_localization": ArchiveFormat(
+        name="test_localization_{id}_prediction.png", values={"background": 0, "building": 1}
+    ),
+    "xview2_damage": ArchiveFormat(
+        name="test_damage_{id}_prediction.png",
+        values={"background": 0, "no damage": 1, "minor damage": 2, "major damage": 3, "destroyed": 4},
     ),
 }

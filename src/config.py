@@ -53,6 +53,18 @@ class TableFormat(Section):
     patch_share: Share = 0.25  # a patch is 1 where more of it is foreground
 
 
+class ArchiveFormat(Section):
+    """What a competition's files of masks look like: one image a file, in a folder or a zip."""
+
+    name: str = "{id}.png"  # of a file; its ending says PNG or TIFF
+    container: Literal["folder", "zip"] = "folder"
+    encoding: Literal["index", "palette", "rgb_id"] = "index"  # as in Labels
+    values: dict[str, int] = {}
+    palette: dict[str, Colour] = {}
+    ignore: tuple[int | Colour, ...] = ()
+    size: tuple[int, int] | None = None  # (height, width)
+
+
 class Labels(Section):
     """Where the labels lie and how they are written."""
 
@@ -63,7 +75,9 @@ class Labels(Section):
     palette: dict[str, Colour] = {}  # class name → colour
     values: dict[str, int] = {}  # class name → grey value; empty: value i is class i
     ignore: tuple[int | Colour, ...] = ()  # grey values or colours that mean "unknown"
-    format: str | TableFormat = "image"  # of an RLE table: a name in formats.py, or the format itself
+    # of a table or JSON file: a name in competitions.py, or the format itself; of mask files: a name that says
+    # encoding, palette, values and ignore
+    format: str | TableFormat = "image"
     # images with no label: a mistake, more unlabelled images, or the test set
     without_label: Literal["error", "unlabelled", "test"] = "error"
     keep: int | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled

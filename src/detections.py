@@ -19,7 +19,19 @@ import numpy as np
 import rle
 from config import TableFormat
 from errors import UserError
-from tables import INSTANCES, Size, class_words, find_format, named, read_rows, row_class, row_key, row_size, written_id
+from tables import (
+    INSTANCES,
+    Size,
+    class_words,
+    find_format,
+    listed,
+    named,
+    read_rows,
+    row_class,
+    row_key,
+    row_size,
+    written_id,
+)
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +128,7 @@ def collect_rows(
     except ValueError as error:
         raise UserError(f"{path} {error}") from None
     if others:
-        log.warning("%s: %d annotations of classes other than %s are left out", path, others, ", ".join(words))
+        log.warning("%s: %d annotations of classes other than %s are left out", path, others, listed(words))
     return images, shapes
 
 

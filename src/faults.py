@@ -3,6 +3,7 @@
 for fault in validate_submission(path, find_format("airbus"), ["ship"], sizes): print(fault)
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,22 @@ from typing import Any
 import numpy as np
 
 import rle
+from competitions import FORMATS
 from config import TableFormat
 from detections import check_patch, decode_values, image_shape, parse_mask, split_row
+from errors import UserError
 from tables import (
     COCO,
     INSTANCES,
     VALUED,
     Key,
     Size,
+    class_field,
     class_words,
     find_format,
+    listed,
     named,
+    read_header,
     read_rows,
     row_key,
     sample_keys,
@@ -87,6 +93,61 @@ def unchecked(fmt: TableFormat, sizes: Mapping[str, Size] | None) -> str:
     return f"without the images' sizes, {what} and missing images are not checked; give --images or --masks"
 
 
+def guess_formats(path: Path) -> list[tuple[str, str]]:
+    """The formats whose header, ids and run-length texts fit a file → (name, why), best first.
+
+    Raises UserError for a missing file and where no format fits.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    found = []
+    for name, fmt in FORMATS.items():
+        if (share := _fitting_share(path, fmt)) is not None:
+            found.append((-share[0], -share[1], name, share[2]))
+    if not found:
+        raise UserError(f"{path}: no format of src/competitions.py fits; write your own, with columns: as the header")
+    # a stable sort: among equals the order of the table stands
+    return [(name, why) for *_, name, why in sorted(found, key=lambda one: one[:2])]
+
+
+def _fitting_share(path: Path, fmt: TableFormat) -> tuple[float, int, str] | None:
+    """How well a file fits: the share of rows (the first thousand), how telling the fit is, and both in words."""
+    faults: list[str] = []
+    numbers = class_words(fmt, fmt.classes or tuple(map(str, range(1000))), None)
+    telling = 2 * bool(fmt.classes) + 2 * (fmt.id != "{id}") + (fmt.size is not None)
+    rows, tokens, seen = 0, 0, set()
+    try:
+        header = read_header(path) if fmt.file == "csv" else list(fmt.columns)
+        telling += 4 * (header == list(fmt.columns))
+        for number, row in itertools.islice(read_rows(path, fmt, faults=faults), 1000):
+            rows += 1
+            tokens += row["rle"] == fmt.empty != ""
+            try:
+                words = _any_words(fmt, row) if class_field(fmt) == "class" and not fmt.classes else numbers
+                key = row_key(fmt, words, number, row)
+                if fmt.rows != "instance" and key in seen:
+                    raise ValueError("a second row of one image")
+                seen.add(key)
+                _check_row(fmt, 0, words, number, row, key, image_shape(fmt, number, row, key[0], {}))
+            except ValueError as error:
+                faults.append(str(error))
+    except ValueError:
+        return None
+    fit = 1.0 if not rows else 1 - len(faults) / rows
+    if fit <= 0.5:
+        return None
+    extra = "" if header == list(fmt.columns) else ", but the file has more columns"
+    return fit, telling + 2 * (tokens > 0), f"{fit:.0%} of {rows} rows fit{extra}"
+
+
+def _any_words(fmt: TableFormat, row: Mapping[str, Any]) -> dict[str, int]:
+    """The class names of one row, whatever they are."""
+    if fmt.rows == "detections":
+        place = fmt.cell.index("class")
+        return dict.fromkeys(row["rle"].split()[place :: len(fmt.cell)], 0)
+    return {row.get("class", ""): 0}
+
+
 def _expected(fmt: TableFormat, images: Mapping[str, Size], found: Mapping[Key, int]) -> list[Key]:
     """Every row that images without a sample call for; which classes do is learnt from those found."""
     if fmt.rows == "patch":
@@ -112,7 +173,7 @@ def _check_row(
     """The runs of a row's masks (none of a valued one). Raises ValueError where a reader would stumble."""
     word = row.get("class", row.get("class_number"))
     if fmt.rows == "image" and word is not None and word not in words:
-        raise ValueError(f"row {number}: class {word!r} is none of {', '.join(words)}")
+        raise ValueError(f"row {number}: class {word!r} is none of {listed(words)}")
     if row["rle"] == "" and fmt.empty:
         raise ValueError(f"row {number}: the mask is blank, but an empty one is written {fmt.empty!r}")
     found = []

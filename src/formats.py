@@ -97,7 +97,7 @@ def _read_images(
         if task == "multiclass" and fmt.codec not in VALUED and background == 0:
             label[label == IGNORE_INDEX] = 0
         overlapping, overlapped = overlapping + pixels, overlapped + (pixels > 0)
-        yield image_id, _resize(label, sizes[image_id])
+        yield image_id, resize_label(label, sizes[image_id])
     if overlapping:
         log.warning(
             "%s: %d pixels of %d images lie in two masks; the earlier row keeps them", path, overlapping, overlapped
@@ -230,7 +230,7 @@ def _lines(
             raise UserError(f"id {image_id!r}: the format takes no instances of an image of {label.size}; give masks")
         yield None, _instance_lines(fmt, image_id, label, spelling)
         return
-    label = _resize(label, fmt.size or label.shape[:2])
+    label = resize_label(label, fmt.size or label.shape[:2])
     shape = label.shape[:2]
     if task != "instances" and label.dtype == np.uint8 and (label == IGNORE_INDEX).any():
         raise UserError(f"id {image_id!r}: its mask has unknown pixels ({IGNORE_INDEX}); a submission needs a class")
@@ -292,7 +292,7 @@ def _encode(fmt: TableFormat, label: np.ndarray) -> str:
     return join_mask(fmt, rle.mask_runs(label, fmt.order), label.shape[:2])
 
 
-def _resize(label: np.ndarray, size: Size) -> np.ndarray:
+def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
     """Nearest neighbour by pixel centres, for any dtype and number of planes."""
     if label.shape[:2] == size:
         return label

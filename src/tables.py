@@ -11,6 +11,7 @@ same number.
 import csv
 import difflib
 import io
+import itertools
 import json
 import re
 import string
@@ -179,9 +180,19 @@ def read_rows(
             raise ValueError(f"row {number + 1}: not a CSV row ({error})") from None
 
 
+def read_header(path: Path) -> list[str]:
+    """A CSV's column names. Raises ValueError where its first line is none."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            return [name.strip() for name in next(csv.reader(file, skipinitialspace=True, strict=True), [])]
+        except csv.Error as error:
+            raise ValueError(f"row 1: not a CSV row ({error})") from None
+
+
 def row_key(fmt: TableFormat, words: Mapping[str, int], number: int, row: Mapping[str, str]) -> Key:
     """The image and class a row answers for. Raises ValueError where they are not written as the format says."""
-    choices = "|".join(map(re.escape, words))
+    classed = any(f"{{{field}}}" in fmt.id for field in _CLASS)
+    choices = "|".join(map(re.escape, words)) if classed else ""
     # the shortest id: "a_big_ship" is class big_ship of a, where there is such a class, and not ship of a_big
     fields = {"id": "(?P<id>.+?)", "x": "(?P<x>[0-9]{1,6})", "y": "(?P<y>[0-9]{1,6})"} | dict.fromkeys(
         _CLASS, f"(?P<word>{choices})"
@@ -190,7 +201,7 @@ def row_key(fmt: TableFormat, words: Mapping[str, int], number: int, row: Mappin
     pattern = "".join(re.escape(literal) + fields.get(name or "", "") for literal, name, _, _ in parts)
     match = re.fullmatch(pattern, row["id"], re.DOTALL)
     if match is None:
-        hint = f" with a class of {', '.join(words)}" if "word" in pattern else ""
+        hint = f" with a class of {listed(words)}" if classed else ""
         raise ValueError(f"row {number}: id {row['id']!r} is not written like {fmt.id!r}{hint}")
     image_id = written_id(fmt, match["id"])
     if fmt.rows == "patch":
@@ -209,7 +220,7 @@ def row_class(words: Mapping[str, int], number: int, row: Mapping[str, str]) -> 
         return words[word]
     if "class_number" in row and (bare := word.partition("_")[0]) in words:
         return words[bare]  # attributes follow the class (iMaterialist 2019: 6_12_31)
-    raise ValueError(f"row {number}: class {word!r} is none of {', '.join(words)}")
+    raise ValueError(f"row {number}: class {word!r} is none of {listed(words)}")
 
 
 def sample_keys(sample: Path, fmt: TableFormat, words: Mapping[str, int]) -> dict[Key, Size | None]:
@@ -231,6 +242,12 @@ def row_size(number: int, row: Mapping[str, str]) -> Size | None:
     if not all(re.fullmatch("[1-9][0-9]{0,5}", row[side]) for side in ("height", "width")):
         raise ValueError(f"row {number}: {row['height']!r} x {row['width']!r} is no size in pixels")
     return int(row["height"]), int(row["width"])
+
+
+def listed(words: Iterable[str]) -> str:
+    """Some words for a message; of many, the first."""
+    few = list(itertools.islice(words, 33))
+    return ", ".join(few[:32]) + (" ..." if len(few) > 32 else "")
 
 
 def named(key: Key, words: Mapping[str, int]) -> str:

@@ -19,9 +19,9 @@ FLOORS = (
     "rle losses metrics runtime strata tables terrain districts",
     "artifacts",
     "cli images detections stores transforms scenes",
-    "faults index labels points models inference postprocess scoring",
+    "faults archives index labels points models inference postprocess scoring",
     "formats fitting pseudo predictions pictures",
-    "dataset semi",
+    "dataset semi folders",
     "engine",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "
     "list_stages",
