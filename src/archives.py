@@ -253,7 +253,7 @@ def _decode(fmt: ArchiveFormat, path: Path, size: Size | None) -> np.ndarray:
         )
         ignored = np.isin(pixels, ignore[0]) if fmt.ignore else np.zeros(pixels.shape, bool)
     else:
-        pixels = raw.astype(np.int64) if raw.ndim == 2 else raw[..., 0].astype(np.int64) + 256 * raw[..., 1]
+        pixels = raw.astype(np.int64) if raw.ndim == 2 else raw[..., 0] + 256 * raw[..., 1].astype(np.int64)
         ignored = np.isin(pixels, np.array(fmt.ignore, np.int64))
     codes = _codes(fmt)
     if codes is None:

@@ -125,15 +125,15 @@ def _fitting_share(path: Path, fmt: TableFormat) -> tuple[float, int, str] | Non
             try:
                 words = _any_words(fmt, row) if class_field(fmt) == "class" and not fmt.classes else numbers
                 key = row_key(fmt, words, number, row)
-                if fmt.rows != "instance" and key in seen:
+                if fmt.rows != "instance" and (key, row.get("class")) in seen:
                     raise ValueError("a second row of one image")
-                seen.add(key)
+                seen.add((key, row.get("class")))
                 _check_row(fmt, 0, words, number, row, key, image_shape(fmt, number, row, key[0], {}))
             except ValueError as error:
                 faults.append(str(error))
     except ValueError:
         return None
-    fit = 1.0 if not rows else 1 - len(faults) / rows
+    fit = 1 - len(faults) / rows if rows else float(fmt.file == "csv")
     if fit <= 0.5:
         return None
     extra = "" if header == list(fmt.columns) else ", but the file has more columns"
