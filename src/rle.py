@@ -9,67 +9,60 @@ gives an array or raises one ValueError; what it allocates is bounded by the ima
 """
 
 import base64
+import functools
 import zlib
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
-Shape = tuple[int, int]
-Runs = tuple[np.ndarray, np.ndarray]  # starts (0-based) and lengths, int64, ascending and apart
+from runs import (
+    Runs,
+    Shape,
+    draw_runs,
+    find_runs,
+    flatten,
+    instance_runs,
+    mask_runs,
+    pixel_runs,
+    run_pixels,
+    unflatten,
+)
+
+__all__ = [
+    "Runs",
+    "Shape",
+    "coco_counts",
+    "decode",
+    "decode_coco",
+    "decode_coco_counts",
+    "decode_coco_zlib",
+    "decode_count_value",
+    "decode_start_length_value",
+    "draw_runs",
+    "encode",
+    "encode_coco",
+    "encode_coco_zlib",
+    "encode_count_value",
+    "encode_instances",
+    "encode_start_length_value",
+    "find_runs",
+    "flatten",
+    "instance_runs",
+    "join_coco",
+    "join_coco_zlib",
+    "join_runs",
+    "mask_runs",
+    "parse_coco",
+    "parse_coco_counts",
+    "parse_coco_zlib",
+    "parse_runs",
+    "pixel_runs",
+    "run_pixels",
+    "unflatten",
+]
 
 _DIGITS_AND_SPACE = b"0123456789 "
 _MAX_CHARACTERS = 7  # of one COCO count: 35 bits
-
-
-def flatten(array: np.ndarray, order: str = "F") -> np.ndarray:
-    """(H, W) → (H·W,) in pixel order; a view where it can be."""
-    if order == "C" or array.flags.f_contiguous or array.size == 0:
-        return array.ravel(order)
-    # OpenCV transposes in blocks, three times as fast as NumPy's strided copy
-    return cv2.transpose(np.ascontiguousarray(array)).ravel()
-
-
-def unflatten(flat: np.ndarray, shape: Shape, order: str = "F") -> np.ndarray:
-    """(H·W,) in pixel order → (H, W), C-contiguous."""
-    if order == "C" or flat.size == 0:
-        return flat.reshape(shape)
-    return cv2.transpose(flat.reshape(shape[::-1]))
-
-
-def find_runs(labels: np.ndarray, order: str = "F") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every run of equal values of an (H, W) array, 0 included → starts (0-based), lengths, values, in pixel order."""
-    flat = flatten(labels, order)
-    if flat.size == 0:
-        return np.empty(0, np.int64), np.empty(0, np.int64), flat
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    return starts, np.diff(starts, append=flat.size), flat[starts]
-
-
-def mask_runs(mask: np.ndarray, order: str = "F") -> Runs:
-    """The runs of an (H, W) mask's pixels that are not 0 → starts (0-based), lengths."""
-    starts, lengths, values = find_runs((mask != 0).view(np.uint8), order)
-    inside = values != 0
-    return starts[inside], lengths[inside]
-
-
-def draw_runs(runs: Runs, shape: Shape, order: str = "F") -> np.ndarray:
-    """Checked runs → (H, W) uint8 of 0 and 1."""
-    counts = _alternating(runs, shape[0] * shape[1])
-    return unflatten(np.repeat(np.arange(counts.size, dtype=np.uint8) & 1, counts), shape, order)
-
-
-def run_pixels(runs: Runs) -> np.ndarray:
-    """The flat index of every pixel of some checked runs, int64, ascending."""
-    starts, lengths = runs
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
-
-
-def pixel_runs(pixels: np.ndarray) -> Runs:
-    """Flat indices, ascending and each once → their runs."""
-    first = np.flatnonzero(np.diff(pixels, prepend=-2) != 1)
-    return pixels[first], np.diff(first, append=pixels.size)
 
 
 def encode(mask: np.ndarray, order: str = "F", base: int = 1, relative: bool = False) -> str:
@@ -106,20 +99,6 @@ def parse_runs(text: str, size: int, base: int = 1, relative: bool = False) -> R
     if relative and starts.size:
         starts = np.cumsum(starts + lengths) - lengths
     return _check_runs(starts - base, lengths, size)
-
-
-def instance_runs(labels: np.ndarray, order: str = "F") -> dict[int, Runs]:
-    """(H, W) integer map of instance ids, 0 background → {id: its runs}, ids ascending, in one pass."""
-    starts, lengths, values = find_runs(labels.astype(np.int32, copy=False), order)
-    by_id = np.flatnonzero(values)
-    by_id = by_id[np.argsort(values[by_id], kind="stable")]
-    starts, lengths, values = starts[by_id], lengths[by_id], values[by_id]
-    ids, first = np.unique(values, return_index=True)
-    bounds = [*first.tolist(), values.size]
-    return {
-        instance: (starts[begin:end], lengths[begin:end])
-        for instance, begin, end in zip(ids.tolist(), bounds[:-1], bounds[1:], strict=True)
-    }
 
 
 def encode_instances(labels: np.ndarray, order: str = "F", base: int = 1, relative: bool = False) -> dict[int, str]:
@@ -325,7 +304,29 @@ def _check_runs(starts: np.ndarray, lengths: np.ndarray, size: int) -> Runs:
 
 
 def _join(*columns: np.ndarray) -> str:
-    return " ".join(map(str, np.stack(columns, axis=1).ravel().tolist()))
+    """Columns of integers, none below 0 → their rows, parted by spaces."""
+    numbers = np.stack(columns, axis=1).ravel()
+    if numbers.size < 100 or numbers.max() >= 2**32:
+        return " ".join(map(str, numbers.tolist()))
+    # four digits at a time from a table; what stands before the first digit is a zero byte and is dropped
+    whole, short = _four_digits()
+    words, rest = [np.full(numbers.size, ord(" "), "<u4")], numbers.astype(np.uint32)
+    while len(words) == 1 or rest.any():
+        high = rest // 10_000
+        low = rest - high * 10_000
+        word = np.where(high > 0, whole[low], short[low])
+        words.append(word if len(words) == 1 else np.where(rest > 0, word, 0))
+        rest = high
+    return np.stack(words[::-1], axis=1).astype("<u4").tobytes().translate(None, b"\0")[:-1].decode("ascii")
+
+
+@functools.cache
+def _four_digits() -> tuple[np.ndarray, np.ndarray]:
+    """0 ... 9999 as four bytes of digits: with leading zeros, and with zero bytes in their place."""
+    numbers, places = np.arange(10_000)[:, None], np.array([1000, 100, 10, 1])
+    digits = (numbers // places % 10 + ord("0")).astype(np.uint8)
+    short = np.where((numbers >= places) | (places == 1), digits, 0).astype(np.uint8)
+    return digits.view("<u4").ravel(), short.view("<u4").ravel()
 
 
 def _shown(text: str) -> str:

@@ -15,7 +15,7 @@ SRC = TOP / "src"
 FLOORS = (
     "errors",
     "config",
-    "records competitions",
+    "records competitions runs",
     "rle losses metrics runtime strata tables terrain districts",
     "artifacts",
     "cli images detections stores transforms scenes",
