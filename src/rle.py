@@ -291,16 +291,18 @@ def _parse_columns(text: str, width: int, largest: int) -> tuple[np.ndarray, ...
 
 def _check_runs(starts: np.ndarray, lengths: np.ndarray, size: int) -> Runs:
     ends = starts + lengths
+    if not starts.size or (
+        starts[0] >= 0 and ends[-1] <= size and lengths.min() > 0 and (starts[1:] >= ends[:-1]).all()
+    ):
+        return starts, lengths
     faults = (
         (starts < 0, "starts before the first pixel"),
         (lengths < 1, "has no length"),
         (ends > size, f"ends beyond the image's {size} pixels"),
         (starts < np.concatenate(([0], ends[:-1])), "starts before the run before it ends"),
     )
-    for wrong, what in faults:
-        if wrong.any():
-            raise ValueError(f"run {int(wrong.argmax()) + 1} {what}")
-    return starts, lengths
+    wrong, what = next(fault for fault in faults if fault[0].any())
+    raise ValueError(f"run {int(wrong.argmax()) + 1} {what}")
 
 
 def _join(*columns: np.ndarray) -> str:

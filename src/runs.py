@@ -76,7 +76,8 @@ def instance_runs(labels: np.ndarray, order: str = "F") -> dict[int, Runs]:
 
 def draw_runs(runs: Runs, shape: Shape, order: str = "F") -> np.ndarray:
     """Checked runs → (H, W) uint8 of 0 and 1."""
-    edges = np.stack((runs[0], runs[0] + runs[1]), axis=1).ravel()
+    edges = np.empty(2 * runs[0].size, np.int64)
+    edges[::2], edges[1::2] = runs[0], runs[0] + runs[1]
     if order == "C" or shape[0] * shape[1] <= _STRIP:
         return unflatten(_draw_span(edges, 0, shape[0] * shape[1]), shape, order)
     mask = np.empty(shape, np.uint8)
@@ -124,6 +125,9 @@ def _strip_width(height: int) -> int:
 
 def _draw_span(edges: np.ndarray, start: int, end: int) -> np.ndarray:
     """Pixels start ... end - 1 of a mask that changes at `edges`, 0 before the first."""
-    first, last = np.searchsorted(edges, (start, end))
-    lengths = np.diff(edges[first:last], prepend=start, append=end)
-    return np.repeat(np.arange(first, last + 1).astype(np.uint8) & 1, lengths)
+    first, last = (0, edges.size) if start == 0 and end >= edges[-1:].sum() else np.searchsorted(edges, (start, end))
+    bounds = np.empty(last - first + 2, np.int64)
+    bounds[0], bounds[1:-1], bounds[-1] = start, edges[first:last], end
+    values = np.zeros(bounds.size - 1, np.uint8)
+    values[1 - first % 2 :: 2] = 1
+    return np.repeat(values, bounds[1:] - bounds[:-1])

@@ -269,3 +269,12 @@ def test_what_no_format_fits_is_said(tmp_path):
         guess_formats(path)
     path.write_text("id,rle\na,1 0\nb,1 1\n")
     assert [name for name, _ in guess_formats(path)][0] == "sennet"
+
+
+def test_the_readmes_format_of_ones_own_works(tmp_path):
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    [text] = [part.partition("```")[0] for part in readme.split("```yaml\n") if part.startswith("columns:")]
+    (tmp_path / "mine.yaml").write_text(text)
+    save(tmp_path / "masks" / "a.png", [[0, 2], [1, 1]])
+    written = convert(tmp_path, str(tmp_path / "mine.yaml"), "--classes", "x,y,z")
+    assert written == "ImageId,ClassId,EncodedPixels\na.jpg,1,2 2\na.jpg,2,1 1\na.jpg,3,-1\n"
