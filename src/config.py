@@ -31,11 +31,13 @@ class Section(BaseModel):
 
 
 class TableFormat(Section):
-    """What a competition's CSV looks like; `columns` maps each header, in order, to the field it holds."""
+    """What a competition's CSV or JSON looks like; `columns` maps each header, in order, to the field it holds."""
 
     # several id columns are joined by "_"; class holds the class's name, class_number its number (see tables.py)
-    columns: dict[str, Literal["id", "class", "class_number", "rle", "height", "width"]]
-    rows: Literal["image", "image_class", "instance"] = "image"
+    columns: dict[str, Literal["id", "class", "class_number", "score", "rle", "height", "width"]]
+    file: Literal["csv", "coco", "polygons"] = "csv"  # coco: results or annotations; polygons: a JSON line an image
+    # detections: all of an image's instances in the rle's cell; patch: a row a square of the image, 0 or 1
+    rows: Literal["image", "image_class", "instance", "detections", "patch"] = "image"
     codec: Literal["start_length", "start_length_value", "count_value", "coco_counts", "coco_zlib_b64"] = "start_length"
     order: Literal["F", "C"] = "F"
     base: Literal[0, 1] = 1
@@ -44,6 +46,23 @@ class TableFormat(Section):
     id: str = "{id}"  # how the id column is written: "{id}.jpg", "{id}.jpg_{class}" or "{id}.jpg_{class_number}"
     overlap: Literal["allow", "forbid"] = "allow"
     size: tuple[int, int] | None = None  # (height, width) of the submitted mask; None: the image's own
+    cell: tuple[Literal["class", "class_number", "score", "rle"], ...] = ("class", "score", "rle")  # of a detection
+    class_base: Literal[0, 1] = 1  # class_number of the first class
+    classes: tuple[str, ...] = ()  # where the competition fixes them
+    patch: Positive = 16  # pixels along a side
+    patch_share: Share = 0.25  # a patch is 1 where more of it is foreground
+
+
+class ArchiveFormat(Section):
+    """What a competition's files of masks look like: one image a file, in a folder or a zip."""
+
+    name: str = "{id}.png"  # of a file; its ending says PNG or TIFF
+    container: Literal["folder", "zip"] = "folder"
+    encoding: Literal["index", "palette", "rgb_id"] = "index"  # as in Labels
+    values: dict[str, int] = {}
+    palette: dict[str, Colour] = {}
+    ignore: tuple[int | Colour, ...] = ()
+    size: tuple[int, int] | None = None  # (height, width)
 
 
 class Labels(Section):
@@ -56,7 +75,9 @@ class Labels(Section):
     palette: dict[str, Colour] = {}  # class name → colour
     values: dict[str, int] = {}  # class name → grey value; empty: value i is class i
     ignore: tuple[int | Colour, ...] = ()  # grey values or colours that mean "unknown"
-    format: str | TableFormat = "image"  # of an RLE table: a name in formats.py, or the format itself
+    # of a table or JSON file: a name in competitions.py, or the format itself; of mask files: a name that says
+    # encoding, palette, values and ignore
+    format: str | TableFormat = "image"
     # images with no label: a mistake, more unlabelled images, or the test set
     without_label: Literal["error", "unlabelled", "test"] = "error"
     keep: int | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled

@@ -1,7 +1,7 @@
 """Training and evaluation as plain functions over a `Learner`: the model, its average and what moves them.
 
-    learner = make_learner(config, round, accelerator, steps_per_epoch, state)
-    losses = train_one_epoch(learner, batches, count=25, epoch=0)
+learner = make_learner(config, round, accelerator, steps_per_epoch, state)
+losses = train_one_epoch(learner, batches, count=25, epoch=0)
 """
 
 import time

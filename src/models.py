@@ -1,6 +1,6 @@
 """Build a model, find its encoder's weights offline, swap norms, freeze stages, keep an average of the weights.
 
-    model = build_model(config.model, in_channels=3, classes=1)
+model = build_model(config.model, in_channels=3, classes=1)
 """
 
 import copy

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from index import ImageFile
 
+TABLES = (".csv", ".json", ".jsonl")  # files that hold the labels of many images
+
 
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
@@ -50,7 +52,7 @@ def label_tables(config: Config, root: Path) -> tuple[Path, ...]:
     named = {"data.sample_submission": data.sample_submission} if data.sample_submission else {}
     if data.labels.kind in ("rle", "points"):
         named["data.labels.path"] = data.labels.path
-    if data.solution.endswith(".csv"):
+    if data.solution.endswith(TABLES):
         named["data.solution"] = data.solution
     for key, path in named.items():
         if not (root / path).is_file():
@@ -68,8 +70,9 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
     from tqdm import tqdm
 
     from index import COLUMNS, list_images, settle_splits
-    from labels import coverage_columns
+    from labels import coverage_columns, name_encoding
 
+    config = name_encoding(config)
     with atomic(paths.data / "masks") as masks, atomic(paths.data / "solution") as solution:
         masks.mkdir()
         solution.mkdir()
@@ -248,7 +251,7 @@ def write_solution(config: Config, root: Path, images: "list[ImageFile]", folder
         raise UserError(
             f"data.solution: hidden labels of {data.solution_of} images, but there are none; leave it empty"
         )
-    table = data.solution.endswith(".csv")
+    table = data.solution.endswith(TABLES)
     labels = read_label_arrays(config, root, hidden, data.solution, "data.solution", table=table, complete=False)
     count = 0
     for image_id, label in labels:

@@ -214,9 +214,7 @@ def round_half_up(value: float) -> int:
     return int(value + 0.5)
 
 
-def pseudo_records(
-    paths: Paths, round: int, fold: int, table: Any, soft: bool
-) -> tuple[list["Record"], set[str]]:
+def pseudo_records(paths: Paths, round: int, fold: int, table: Any, soft: bool) -> tuple[list["Record"], set[str]]:
     """The kept pseudo-labelled images of a fold, and the labelled ids its teachers have seen."""
     import pandas as pd
 

@@ -152,4 +152,6 @@ def _parser(script: str) -> Any:
     parser = make_parser(module.__doc__, fold=numbered, round=numbered)
     if script == "evaluate":
         parser.add_argument("--print", action="store_true")
+    if script == "make_submission":
+        module.add_arguments(parser)
     return parser
