@@ -23,10 +23,10 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Colour = tuple[int, int, int]
 MaskMetric = Literal["dice", "dice_global", "f0.5", "miou", "accuracy", "mask_map", "boundary_f", "surface_dice"]
-Metric = Literal[MaskMetric, "macro_accuracy", "map", "f2"]
+Metric = Literal[MaskMetric, "patch_f1", "macro_accuracy", "map", "f2"]
 # the scores that say something about a task; rules.py says how each is made
 TASK_METRICS: dict[str, tuple[str, ...]] = {
-    "binary": get_args(MaskMetric),
+    "binary": (*get_args(MaskMetric), "patch_f1"),
     "multilabel": get_args(MaskMetric),
     "multiclass": ("miou", "dice_global", "accuracy", "macro_accuracy"),
     "instances": ("map", "f2", "dice", "dice_global", "miou"),

@@ -45,6 +45,7 @@ METRICS = {
     "averaged over images; two empty masks count 1",
     "surface_dice": "share of the outlines of prediction and truth that lie on each other, over all images, averaged "
     "over classes",
+    "patch_f1": "F1 of the patches of 16 pixels a side more than a quarter of which is set, over all images (EPFL)",
     "f2": "F of instances, misses weighing four times as much as false alarms, averaged over IoU thresholds 0.50 to "
     "0.95, then over images (Airbus)",
 }

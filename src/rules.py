@@ -17,13 +17,14 @@ import numpy as np
 
 from config import IGNORE_INDEX
 from matching import Style, instance_f_beta, instance_precision
-from metrics import THRESHOLDS, Ratio, count_pixels, iou_share
+from metrics import THRESHOLDS, Ratio, count_pixels, iou_share, patch_classes
 from surfaces import boundary_f, surface_dice
 
 Measure = Literal[
     "f_beta",  # of pixels; β = 1 is Dice
     "iou",
     "accuracy",
+    "patch_f_beta",  # of the 16-pixel patches more than a quarter of which is set
     "iou_share",  # the share of thresholds that two masks' IoU is above
     "boundary_f",
     "surface_dice",
@@ -62,6 +63,7 @@ METRICS: dict[str, Rule] = {
     "mask_map": Rule("iou_share", "pair"),
     "boundary_f": Rule("boundary_f", "pair"),
     "surface_dice": Rule("surface_dice", "global", "skip", tolerance=0.0),
+    "patch_f1": Rule("patch_f_beta", "global", "skip"),
     "map": Rule("instance_precision", task="instances"),
     "f2": Rule("instance_f_beta", task="instances", beta=2.0),
 }
@@ -118,6 +120,7 @@ def measure_pair(rule: Rule, target: np.ndarray, prediction: np.ndarray) -> Rati
     """
     counted: dict[str, Callable[[], Ratio]] = {
         "f_beta": lambda: count_pixels(target, prediction).f_beta(rule.beta),
+        "patch_f_beta": lambda: count_pixels(*map(patch_classes, _known(target, prediction))).f_beta(rule.beta),
         "iou": lambda: count_pixels(target, prediction).iou(),
         "accuracy": lambda: count_pixels(target, prediction).accuracy(),
         "iou_share": lambda: iou_share(target, prediction, rule.thresholds),
