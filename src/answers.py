@@ -263,7 +263,7 @@ def _image_sizes(
         if size is None and image_id in files:
             size = image_size(files[image_id])
         if size is None:
-            way = "take the folder that holds it" if files else "say --size HxW or --images DIR"
+            way = f"{sizes.folder} does not hold it" if sizes.folder else "say --size HxW or --images DIR"
             raise UserError(f"{solution}: the size of image {image_id!r} is not known; {way}")
         shapes[image_id] = size
     return shapes
