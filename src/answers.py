@@ -20,6 +20,7 @@ from competitions import FORMATS
 from config import TableFormat
 from detections import Instance, Row, collect_rows, decode_values, parse_row
 from errors import UserError
+from faults import find_overlaps
 from images import image_size
 from rules import Rule
 from tables import (
@@ -132,29 +133,6 @@ def draw_plane(answers: Answers, image_id: str, index: int | None) -> np.ndarray
     return rle.unflatten(plane, size, order)
 
 
-def draw_instances(answers: Answers, image_id: str) -> dict[int, np.ndarray]:
-    """{class: `(H, W) int32` of instances 1, 2, … in row order}; where masks meet, the earlier row keeps the pixels.
-
-    Raises UserError where they do and the format forbids it.
-    """
-    size, order = answers.sizes[image_id], answers.fmt.order
-    maps: dict[int, np.ndarray] = {}
-    taken = np.zeros(size[0] * size[1], bool)
-    for number, row in enumerate(answers.rows.get(image_id, ()), 1):
-        if row.mask == "":
-            continue
-        pixels = rle.run_pixels(parse_row(answers.path, answers.fmt, row, size))
-        free = pixels[~taken[pixels]]
-        if free.size < pixels.size and answers.fmt.overlap == "forbid":
-            raise UserError(
-                f"{answers.path} row {row.number}: {pixels.size - free.size} pixels of image {image_id!r} lie in an "
-                "earlier mask too, which the competition forbids; give each to one"
-            )
-        taken[free] = True
-        maps.setdefault(row.class_index, np.zeros(taken.shape, np.int32))[free] = number
-    return {index: rle.unflatten(flat, size, order) for index, flat in maps.items()}
-
-
 def draw_classes(answers: Answers, image_id: str, largest: int) -> np.ndarray:
     """`(H, W) int32`: a whole label map. Raises UserError for a class above the `largest`."""
     size, row = answers.sizes[image_id], answers.rows[image_id][0]
@@ -168,16 +146,21 @@ def draw_classes(answers: Answers, image_id: str, largest: int) -> np.ndarray:
         ) from None
 
 
-def list_instances(answers: Answers, image_id: str) -> list[Instance]:
-    """An image's instances, column-major, in file order."""
-    size, found = answers.sizes.get(image_id), []
-    for row in answers.rows.get(image_id, ()):
-        if row.mask != "":
-            runs = parse_row(answers.path, answers.fmt, row, size)
-            if answers.fmt.order == "C":
-                runs = rle.mask_runs(rle.draw_runs(runs, size, "C"))
-            found.append(Instance(row.class_index, row.score, runs))
-    return found
+def list_instances(answers: Answers, image_id: str, order: str) -> list[Instance]:
+    """An image's instances in file order, their runs in the given order of pixels.
+
+    Raises UserError where they overlap and the format forbids it.
+    """
+    rows = [row for row in answers.rows.get(image_id, ()) if row.mask != ""]
+    masks = [parse_row(answers.path, answers.fmt, row, answers.sizes[image_id]) for row in rows]
+    if masks and answers.fmt.overlap == "forbid":
+        claims = [(row.number, runs) for row, runs in zip(rows, masks, strict=True)]
+        if faults := find_overlaps({image_id: claims}):
+            raise UserError(f"{answers.path} {faults[0]}; give each pixel to one")
+    if answers.fmt.order != order:
+        size = answers.sizes.get(image_id, (0, 0))
+        masks = [rle.mask_runs(rle.draw_runs(runs, size, answers.fmt.order), order) for runs in masks]
+    return [Instance(row.class_index, row.score, runs) for row, runs in zip(rows, masks, strict=True)]
 
 
 def _solution_format(name: str, fmt: TableFormat, solution: Path, given: str | None) -> TableFormat:

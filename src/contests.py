@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from answers import Answers, Sizes, draw_classes, draw_instances, draw_plane, list_instances, read_pair
+from answers import Answers, Sizes, draw_classes, draw_plane, list_instances, read_pair
 from errors import UserError
-from matching import detection_precision, match_detections
+from matching import detection_precision, match_detections, runs_iou
 from metrics import ConfusionMatrix
-from rules import RULES, Rule, average_groups, group_of, measure_pair
+from rules import RULES, Rule, average_groups, group_of, measure_iou, measure_pair
 from surfaces import boundary_f, hausdorff, volume_surface_dice
 from tables import Key, find_format
 
@@ -63,8 +63,8 @@ def _score(rule: Rule, truth: Answers, found: Answers, keys: Sequence[Key]) -> d
         rows = ((0, _patch_pair(truth, found, key)) for key in keys)
         return {"f1": average_groups(rule, ((group, measure_pair(rule, *pair)) for group, pair in rows))}
     if rule.task == "instances":
-        pairs = ((image_id, _instance_pair(truth, found, image_id)) for image_id, _ in keys)
-        return {name: average_groups(rule, ((group, measure_pair(rule, *pair)) for group, pair in pairs))}
+        ious = ((image_id, _instance_iou(truth, found, image_id)) for image_id, _ in keys)
+        return {name: average_groups(rule, ((image_id, measure_iou(rule, iou)) for image_id, iou in ious))}
     if rule.volume:
         volumes = _volumes(rule, keys).items()
         return {
@@ -90,20 +90,18 @@ def _patch_pair(truth: Answers, found: Answers, key: Key) -> tuple[np.ndarray, n
     return one, other
 
 
-def _instance_pair(truth: Answers, found: Answers, image_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """Two maps of instances; the classes stand side by side, so that no instance meets one of another class."""
-    maps = [draw_instances(answers, image_id) for answers in (truth, found)]
-    nothing = np.zeros(truth.sizes[image_id], np.int32)
-    classes = sorted(maps[0].keys() | maps[1].keys()) or [0]
-    one, other = (np.hstack([side.get(index, nothing) for index in classes]) for side in maps)
-    return one, other
+def _instance_iou(truth: Answers, found: Answers, image_id: str) -> np.ndarray:
+    """(true, found) IoU of an image's instances, 0 for two of different classes."""
+    ours, theirs = (list_instances(one, image_id, truth.fmt.order) for one in (truth, found))
+    classes = [np.array([one.class_index for one in side]) for side in (ours, theirs)]
+    return runs_iou([one.runs for one in ours], [one.runs for one in theirs]) * (classes[0][:, None] == classes[1])
 
 
 def _score_detections(rule: Rule, truth: Answers, found: Answers, image_ids: Sequence[str]) -> float:
     """The mean over the classes that occur in the truth of their average precision."""
     matches = defaultdict(list)
     for image_id in image_ids:
-        ours, theirs = list_instances(truth, image_id), list_instances(found, image_id)
+        ours, theirs = (list_instances(one, image_id, truth.fmt.order) for one in (truth, found))
         for index in {one.class_index for one in (*ours, *theirs)}:
             true = [one.runs for one in ours if one.class_index == index]
             said = [one for one in theirs if one.class_index == index]

@@ -1,6 +1,6 @@
 """Scores of instances: maps of ids (DSB 2018, Sartorius, Airbus), and detections with confidences (COCO, Open Images).
 
-    part, whole = instance_precision(truth, prediction)  # of one image: TP / (TP + FP + FN), averaged over IoUs
+    part, whole = instance_precision(instance_iou(truth, prediction))  # of one image, averaged over IoU thresholds
     matches = [match_detections(truths, found, scores, (0.6,), "open_images") for truths, found, scores in images]
     detection_precision(matches, "open_images")
 
@@ -41,23 +41,21 @@ def instance_iou(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return joint[present] / (ours[:, None] + theirs - joint)[present]
 
 
-def instance_precision(target: np.ndarray, prediction: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> Ratio:
-    """One image's mean over IoU thresholds of TP / (TP + FP + FN), two (H, W) maps of instance ids; 0 of 0: both empty.
+def instance_precision(iou: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> Ratio:
+    """One image's mean over IoU thresholds of TP / (TP + FP + FN), by the (targets, predictions) IoU; 0 of 0: none.
 
     The metric of Data Science Bowl 2018 and Sartorius: a match has an IoU above the threshold, which from 0.5 up no
     instance can have with two others. Raises ValueError for a lower threshold.
     """
-    hits, targets, predictions = _count_matches(target, prediction, thresholds)
+    hits, (targets, predictions) = _count_matches(iou, thresholds), iou.shape
     if targets + predictions == 0:
         return 0.0, 0.0
     return float((hits / (targets + predictions - hits)).mean()), 1.0
 
 
-def instance_f_beta(
-    target: np.ndarray, prediction: np.ndarray, beta: float = 2.0, thresholds: tuple[float, ...] = THRESHOLDS
-) -> Ratio:
+def instance_f_beta(iou: np.ndarray, beta: float = 2.0, thresholds: tuple[float, ...] = THRESHOLDS) -> Ratio:
     """As `instance_precision`, but the mean of F-beta of the instances: Airbus's metric with β = 2."""
-    hits, targets, predictions = _count_matches(target, prediction, thresholds)
+    hits, (targets, predictions) = _count_matches(iou, thresholds), iou.shape
     if targets + predictions == 0:
         return 0.0, 0.0
     return float(((1 + beta**2) * hits / (beta**2 * targets + predictions)).mean()), 1.0
@@ -149,14 +147,12 @@ def detection_precision(images: Sequence[Matches], style: Style = "coco") -> flo
     return float(np.mean(read))
 
 
-def _count_matches(
-    target: np.ndarray, prediction: np.ndarray, thresholds: tuple[float, ...]
-) -> tuple[np.ndarray, int, int]:
-    """Matches at each threshold, and how many instances there are on each side."""
+def _count_matches(iou: np.ndarray, thresholds: tuple[float, ...]) -> np.ndarray:
+    """Matches at each threshold. Where a table's masks overlap, two can match one: it counts once."""
     if min(thresholds) < 0.5:
         raise ValueError("below an IoU of 0.5 a match is not unique")
-    iou = instance_iou(target, prediction)
-    return np.array([np.count_nonzero(iou > threshold) for threshold in thresholds]), *iou.shape
+    above = (iou > threshold for threshold in thresholds)
+    return np.array([min(np.count_nonzero(one.any(axis=axis)) for axis in (0, 1)) for one in above])
 
 
 def _number(labels: np.ndarray) -> np.ndarray:

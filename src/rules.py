@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from config import IGNORE_INDEX
-from matching import Style, instance_f_beta, instance_precision
+from matching import Style, instance_f_beta, instance_iou, instance_precision
 from metrics import THRESHOLDS, Ratio, count_pixels, iou_share, patch_classes
 from surfaces import boundary_f, surface_dice
 
@@ -124,12 +124,19 @@ def measure_pair(rule: Rule, target: np.ndarray, prediction: np.ndarray) -> Rati
         "iou": lambda: count_pixels(target, prediction).iou(),
         "accuracy": lambda: count_pixels(target, prediction).accuracy(),
         "iou_share": lambda: iou_share(target, prediction, rule.thresholds),
-        "instance_precision": lambda: instance_precision(target, prediction, rule.thresholds),
-        "instance_f_beta": lambda: instance_f_beta(target, prediction, rule.beta, rule.thresholds),
+        "instance_precision": lambda: measure_iou(rule, instance_iou(target, prediction)),
+        "instance_f_beta": lambda: measure_iou(rule, instance_iou(target, prediction)),
         "boundary_f": lambda: boundary_f(*_known(target, prediction), rule.tolerance),
         "surface_dice": lambda: surface_dice(*_known(target, prediction), rule.tolerance or 0.0),
     }
     return counted[rule.measure]()
+
+
+def measure_iou(rule: Rule, iou: np.ndarray) -> Ratio:
+    """`measure_pair` of instances whose (targets, predictions) IoU is known."""
+    if rule.measure == "instance_f_beta":
+        return instance_f_beta(iou, rule.beta, rule.thresholds)
+    return instance_precision(iou, rule.thresholds)
 
 
 def worth(rule: Rule, part: float, whole: float) -> Ratio:

@@ -223,8 +223,8 @@ def detection(label: str, score: float, start: int, length: int) -> str:
 
 
 def test_detections_by_hand(tmp_path: Path) -> None:
-    """Class 0, a true bar in a and in b, by confidence: found (0.9), false (0.8), found with an IoU of 7 / 10 (0.7). The
-    precision is 1 up to a recall of 1/2, then 2/3. Class 3: an IoU of 5 / 10, below 0.6. Class 7 is nowhere true."""
+    """Class 0, a true bar in a and in b, by confidence: found (0.9), false (0.8), found with an IoU of 7 / 10 (0.7).
+    The precision is 1 up to a recall of 1/2, then 2/3. Class 3: an IoU of 5 / 10, below 0.6. Class 7 is never true."""
     header = "ID,ImageWidth,ImageHeight,PredictionString"
     true_a, true_b = [detection("0", 1, 0, 10), detection("3", 1, 20, 10)], [detection("0", 1, 30, 10)]
     solution = write_table(
@@ -379,7 +379,7 @@ def test_overlaps_where_they_are_forbidden(tmp_path: Path) -> None:
     header = "ImageId,EncodedPixels"
     solution = write_table(tmp_path / "a.csv", header, "a.jpg,1 4", "a.jpg,9 4")
     answer = write_table(tmp_path / "b.csv", header, "a.jpg,1 4", "a.jpg,3 6")
-    with pytest.raises(UserError, match=r"b.csv row 3: 2 pixels of image 'a' lie in an earlier mask too"):
+    with pytest.raises(UserError, match=r"b.csv row 3: overlaps row 2 of image 'a', which the format forbids"):
         scored("airbus", answer, solution)
 
 

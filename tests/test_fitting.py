@@ -5,7 +5,7 @@ import pytest
 
 from config import TASK_METRICS, Config, parse_config
 from fitting import THRESHOLDS, fit_parameters
-from matching import instance_precision
+from matching import instance_iou, instance_precision
 from metrics import dice_score
 from postprocess import Parameters, to_label
 from scoring import score_pairs
@@ -153,11 +153,12 @@ def test_instances_are_fitted_by_their_own_metric() -> None:
     images = [(n % 2, *nuclei(n)) for n in range(2)]
     fitted = fit_parameters(config, images)
     start = [
-        instance_precision(truth, to_label(answer, "instances", Parameters((0.35,), (0,))))[0]
+        instance_precision(instance_iou(truth, to_label(answer, "instances", Parameters((0.35,), (0,)))))[0]
         for _, truth, answer in images
     ]
     found = [
-        instance_precision(truth, to_label(answer, "instances", fitted.parameters))[0] for _, truth, answer in images
+        instance_precision(instance_iou(truth, to_label(answer, "instances", fitted.parameters)))[0]
+        for _, truth, answer in images
     ]
     assert fitted.plain == pytest.approx(np.mean(found))
     assert np.mean(found) > np.mean(start)

@@ -20,8 +20,8 @@ FLOORS = (
     "artifacts matching surfaces",
     "cli images detections stores transforms scenes rules",
     "faults archives index labels points models inference postprocess scoring",
-    "formats fitting pseudo predictions pictures",
-    "dataset semi folders",
+    "formats fitting pseudo predictions pictures answers",
+    "dataset semi folders contests",
     "engine",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "
     "list_stages",

@@ -25,6 +25,14 @@ IDS = hnp.arrays(np.int32, SHAPE, elements=st.sampled_from([0, 0, 1, 2, 3, 9]))
 few = settings(max_examples=60, deadline=None)
 
 
+def precision(target: np.ndarray, prediction: np.ndarray, **settings: tuple[float, ...]) -> tuple[float, float]:
+    return instance_precision(instance_iou(target, prediction), **settings)
+
+
+def f2(target: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
+    return instance_f_beta(instance_iou(target, prediction), 2.0)
+
+
 def counts_by_loop(target: np.ndarray, prediction: np.ndarray) -> list[tuple[int, int, int]]:
     """Hits, misses and false ones at each threshold, by the definition: every pair compared as sets of pixels."""
     targets = [set(np.flatnonzero(target == number)) for number in np.unique(target) if number]
@@ -60,36 +68,43 @@ def test_precision_and_f2_agree_with_their_definitions(target, noise, share):
     prediction = np.where(np.linspace(0, 1, target.size).reshape(SHAPE) < share, target * 7, noise)
     counts = counts_by_loop(target, prediction)
     if not any(map(sum, counts)):
-        assert instance_precision(target, prediction) == instance_f_beta(target, prediction) == (0.0, 0.0)
+        assert precision(target, prediction) == f2(target, prediction) == (0.0, 0.0)
         return
-    precision = [hits / (hits + misses + false) for hits, misses, false in counts]
-    f2 = [5 * hits / (5 * hits + 4 * misses + false) for hits, misses, false in counts]
-    assert instance_precision(target, prediction) == (pytest.approx(np.mean(precision)), 1.0)
-    assert instance_f_beta(target, prediction, 2.0) == (pytest.approx(np.mean(f2)), 1.0)
+    shares = [hits / (hits + misses + false) for hits, misses, false in counts]
+    weighted = [5 * hits / (5 * hits + 4 * misses + false) for hits, misses, false in counts]
+    assert precision(target, prediction) == (pytest.approx(np.mean(shares)), 1.0)
+    assert f2(target, prediction) == (pytest.approx(np.mean(weighted)), 1.0)
 
 
 def test_the_precision_of_known_pictures():
     target, prediction = np.zeros((20, 20), np.int32), np.zeros((20, 20), np.int32)
     target[:10] = 5
-    assert instance_precision(target, prediction) == instance_precision(prediction, target) == (0.0, 1.0)
+    assert precision(target, prediction) == precision(prediction, target) == (0.0, 1.0)
     prediction[:7] = 2  # IoU 0.7 passes 0.5, 0.55, 0.6, 0.65 and, not being above it, not 0.7
-    assert instance_precision(target, prediction)[0] == pytest.approx(4 / 10)
-    assert instance_f_beta(target, prediction)[0] == pytest.approx(4 / 10)
+    assert precision(target, prediction)[0] == pytest.approx(4 / 10)
+    assert f2(target, prediction)[0] == pytest.approx(4 / 10)
     prediction[15:] = 3  # a false one: 1 / 2 at each of the four, and an F2 of 5 / (5 + 1)
-    assert instance_precision(target, prediction)[0] == pytest.approx(4 / 20)
-    assert instance_f_beta(target, prediction)[0] == pytest.approx(4 / 10 * 5 / 6)
-    assert instance_f_beta(prediction, target)[0] == pytest.approx(4 / 10 * 5 / 9)  # a miss weighs four times as much
-    assert instance_precision(target, prediction, thresholds=(0.5,))[0] == pytest.approx(1 / 2)
+    assert precision(target, prediction)[0] == pytest.approx(4 / 20)
+    assert f2(target, prediction)[0] == pytest.approx(4 / 10 * 5 / 6)
+    assert f2(prediction, target)[0] == pytest.approx(4 / 10 * 5 / 9)  # a miss weighs four times as much
+    assert precision(target, prediction, thresholds=(0.5,))[0] == pytest.approx(1 / 2)
     with pytest.raises(ValueError, match="not unique"):
-        instance_precision(target, prediction, thresholds=(0.4,))
+        precision(target, prediction, thresholds=(0.4,))
     with pytest.raises(ValueError, match="the target is"):
-        instance_precision(target, prediction[:5])
+        precision(target, prediction[:5])
 
 
 def test_an_instance_halved_is_matched_at_most_once():
     target, prediction = np.ones((4, 4), np.int32), np.ones((4, 4), np.int32)
     prediction[2:] = 2  # both halves have an IoU of exactly 0.5
-    assert instance_precision(target, prediction)[0] == 0.0
+    assert precision(target, prediction)[0] == 0.0
+
+
+def test_of_masks_that_overlap_one_matches_one():
+    """Said twice, an instance is found once and false once; found once for two that are the same, one is missed."""
+    assert instance_precision(np.array([[1.0, 1.0]])) == instance_precision(np.array([[1.0], [1.0]])) == (0.5, 1.0)
+    assert instance_f_beta(np.array([[1.0, 1.0]])) == (pytest.approx(5 / 6), 1.0)
+    assert instance_f_beta(np.array([[1.0], [1.0]])) == (pytest.approx(5 / 9), 1.0)
 
 
 @few
@@ -97,16 +112,16 @@ def test_an_instance_halved_is_matched_at_most_once():
 def test_the_numbers_of_instances_do_not_matter(target, prediction, order):
     names = np.zeros(10, np.int32)
     names[[1, 2, 3, 9]] = order
-    assert instance_precision(target, names[prediction]) == instance_precision(target, prediction)
-    assert instance_f_beta(names[target], prediction * 90_000) == instance_f_beta(target, prediction)
+    assert precision(target, names[prediction]) == precision(target, prediction)
+    assert f2(names[target], prediction * 90_000) == f2(target, prediction)
 
 
 @few
 @given(IDS)
 def test_the_truth_is_its_own_best_prediction(target):
     best = (1.0, 1.0) if target.any() else (0.0, 0.0)
-    assert instance_precision(target, target) == instance_f_beta(target, target) == best
-    assert instance_precision(target, np.where(target == 1, 0, target))[0] <= best[0]
+    assert precision(target, target) == f2(target, target) == best
+    assert precision(target, np.where(target == 1, 0, target))[0] <= best[0]
 
 
 def test_many_instances_are_scored_quickly(work):
@@ -120,7 +135,7 @@ def test_many_instances_are_scored_quickly(work):
         pictures.append(labels)
     start = work()
     for labels in pictures:
-        instance_precision(labels, np.roll(labels, 3, axis=1))
+        precision(labels, np.roll(labels, 3, axis=1))
     assert work() - start < 0.1
 
 
