@@ -83,10 +83,16 @@ def read_pair(
     true_fmt = _solution_format(name, fmt, solution, solution_format)
     fmt, true_fmt = _with_extras(submission, fmt), _with_extras(solution, true_fmt)
     classes = fmt.classes or _find_classes(true_fmt, solution)
+    if rule.task == "detections" and not fmt.classes:  # a class that is never true does not count, and is no mistake
+        others = _find_classes(fmt, submission)
+        numbered = class_field(fmt) == "class_number"
+        classes += others[len(classes) :] if numbered else tuple(name for name in others if name not in classes)
     wanted, given = list_keys(solution, true_fmt, classes), list_keys(submission, fmt, classes)
     _compare_keys(wanted, given, submission, solution, class_words(fmt, classes, "multilabel"), fmt.file == "coco")
     usage = {key: wanted.usage.get(key, "") for key in wanted.rows}
-    if wanted.rows and all(part == "ignored" for part in usage.values()):
+    if not wanted.rows:
+        raise UserError(f"{solution}: it has no rows, so there is nothing to score; take another file")
+    if all(part == "ignored" for part in usage.values()):
         raise UserError(f"{solution}: the Usage of every row is Ignored; take that column out to score them all")
     shapes = _image_sizes(rule, fmt, wanted, given, sizes, solution)
     truth, found = (

@@ -251,9 +251,29 @@ def test_coco_results_against_annotations(tmp_path: Path) -> None:
     assert scored("coco", tmp_path / "answer.json", tmp_path / "truth.json") == {"map": pytest.approx(0.8)}
     (tmp_path / "answer.json").write_text("[]")
     assert scored("coco", tmp_path / "answer.json", tmp_path / "truth.json") == {"map": 0.0}
-    (tmp_path / "answer.json").write_text(json.dumps([result | {"category_id": 10}]))
-    with pytest.raises(UserError, match=r"answer.json row 1: class '10' is none of"):
-        scored("coco", tmp_path / "answer.json", tmp_path / "truth.json")
+    never_true = [result | {"category_id": number, "score": 0.9} for number in (3, 10)]
+    (tmp_path / "answer.json").write_text(json.dumps([*never_true, result]))
+    assert scored("coco", tmp_path / "answer.json", tmp_path / "truth.json") == {"map": pytest.approx(0.8)}
+
+
+def test_prediction_strings_against_polygons(tmp_path: Path) -> None:
+    square = [[[2, 2], [6, 2], [6, 6], [2, 6]]]  # 5x5 pixels, as the border's own belong to it
+    entries = [{"type": "blood_vessel", "coordinates": square}, {"type": "unsure", "coordinates": square}]
+    (tmp_path / "truth.jsonl").write_text(json.dumps({"id": "a", "annotations": entries}) + "\n")
+    header = "id,height,width,prediction_string"
+    for columns, wanted in ((3, 1.0), (2, 0.0)):  # IoU 3 / 5, which reaches 0.6, and 2 / 5
+        runs = np.array([8 * x + 2 for x in range(2, 2 + columns)]), np.full(columns, 5)
+        text = f"0 0.5 {rle.join_coco_zlib(runs, 64)}"
+        answer = write_table(tmp_path / "b.csv", header, f"a,8,8,{text}")
+        assert scored("hubmap2023", answer, tmp_path / "truth.jsonl") == {"map": wanted}
+
+
+def test_a_class_that_is_never_true_does_not_count(tmp_path: Path) -> None:
+    header = "ImageID,ImageWidth,ImageHeight,PredictionString"
+    solution = write_table(tmp_path / "a.csv", header, f"a,8,8,{detection('/m/cat', 1, 0, 10)}")
+    said = f"{detection('/m/cow', 1, 0, 10)} {detection('/m/cat', 0.5, 0, 6)}"
+    answer = write_table(tmp_path / "b.csv", header, f"a,8,8,{said}")
+    assert scored("openimages2019", answer, solution) == {"map": 1.0}
 
 
 def test_patches_agree_with_scikit_learn(tmp_path: Path) -> None:
@@ -351,6 +371,7 @@ def test_a_solution_may_be_written_like_the_training_table(tmp_path: Path) -> No
         ("image", ["a,1 1"], ["a,1 1"], r"a.csv: the size of image 'a' is not known; say --size HxW or --images DIR"),
         ("hubmap", ["a,1 1"], ["a,1 1"], r"no table format 'hubmap'; did you mean 'hubmap202."),
         ("sartorius_train", ["a,1 1"], ["a,1 1"], r"--format sartorius_train: no rule says how it is scored"),
+        ("tgs_salt", [], [], r"a.csv: it has no rows, so there is nothing to score"),
         ("sennet", ["a,1 1"], ["a,1 1"], r"id 'a' does not name its volume and slice"),
     ],
 )
