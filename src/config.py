@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,6 +22,13 @@ IGNORE_INDEX = 255  # the label of a pixel nobody knows; every loss and metric l
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Colour = tuple[int, int, int]
+MaskMetric = Literal["dice", "dice_global", "f0.5", "miou", "accuracy", "mask_map", "boundary_f", "surface_dice"]
+TASK_METRICS: dict[str, tuple[str, ...]] = {  # the scores that fit a task; rules.py says how each is made
+    "binary": (*get_args(MaskMetric), "patch_f1"),
+    "multilabel": get_args(MaskMetric),
+    "multiclass": ("miou", "dice_global", "accuracy", "macro_accuracy"),
+    "instances": ("map", "f2", "dice", "dice_global", "miou"),
+}
 
 
 class Section(BaseModel):
@@ -239,7 +246,8 @@ class Postprocess(Section):
     """What turns probabilities into masks; values given here are starting points, fitted out of fold if `fit`."""
 
     fit: bool = True
-    metric: Literal["dice", "miou", "map"] | None = None  # None: miou; map for instances; dice for binary
+    # None: miou; map for instances; dice for binary
+    metric: Literal[MaskMetric, "patch_f1", "macro_accuracy", "map", "f2"] | None = None
     threshold: Share = 0.5
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels at the image's own size
     # instances: what is surely inside one, and how long its border may grow
@@ -290,6 +298,8 @@ class Config(Section):
             raise ValueError("data.root: the generator writes its own folder, data/<name>/raw; drop one of the two")
         if self.task == "instances" and any(one.pseudo and one.pseudo.labels == "soft" for one in self.rounds):
             raise ValueError("rounds.pseudo.labels: instances are learnt from hard labels; say hard")
+        if self.metric not in (fit := TASK_METRICS[self.task]):
+            raise ValueError(f"postprocess.metric: {self.metric} is not for a {self.task} task; take {', '.join(fit)}")
         if {len(self.image.mean), len(self.image.std)} != {self.image.channels} and self.image.normalise == "fixed":
             raise ValueError(f"image.mean and image.std: give {self.image.channels} values, one a channel")
         return self

@@ -82,7 +82,7 @@ def validate_submission(
             for key in (_expected(fmt, images, found) if expected is None else expected)
             if key not in found
         ]
-    return faults + _overlaps(claimed)
+    return faults + find_overlaps(claimed)
 
 
 def unchecked(fmt: TableFormat, sizes: Mapping[str, Size] | None) -> str:
@@ -205,7 +205,7 @@ def _misplaced(
     return []
 
 
-def _overlaps(claimed: Mapping[str, list[tuple[int, rle.Runs]]]) -> list[str]:
+def find_overlaps(claimed: Mapping[str, list[tuple[int, rle.Runs]]]) -> list[str]:
     """Every row that shares a pixel with one before it."""
     faults = []
     for image_id, rows in claimed.items():
