@@ -100,8 +100,11 @@ def sign_in() -> "KaggleApi":
     """The client with its credentials. Raises UserError where there are none or they are refused."""
     for name in ("VERBOSE", "VERBOSE_OUTPUT"):
         os.environ.pop(name, None)  # the client would print each request with the token in it
-    with contextlib.redirect_stdout(io.StringIO()):
-        import kaggle  # tries to sign in, and keeps its failures to itself
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import kaggle  # tries to sign in, and keeps its failures to itself
+    except OSError as error:  # it makes a folder for its settings
+        raise UserError(f"{error.filename}: {error.strerror}; let KAGGLE_CONFIG_DIR name another") from None
 
     if "auth_method" in kaggle.api.config_values:
         return kaggle.api

@@ -36,6 +36,7 @@ class Kaggle(ThreadingHTTPServer):
         self.deaf = 0  # submissions that are taken without an answer
         self.pending = 0  # looks at the list before a submission has its score
         self.uploads: list[bytes] = []
+        self.kernels: list[dict[str, Any]] = []  # notebooks that were pushed
         self.asked: list[str] = []  # methods and paths, in order
         self.ranges: list[str] = []  # of the downloads, "" for a whole one
         self.sent = 0  # bytes of the archive
@@ -102,6 +103,10 @@ class Handler(BaseHTTPRequestHandler):
                 one |= {"status": "COMPLETE", "publicScore": score} if score else {"status": "ERROR"}
         self.server.pending = max(0, self.server.pending - 1)
         return {"submissions": self.server.submissions}
+
+    def SaveKernel(self, values: dict[str, Any]) -> dict[str, Any]:
+        self.server.kernels.append(values)
+        return {"ref": values["slug"], "url": self.base(), "versionNumber": 1}
 
     def do_PUT(self) -> None:
         self.server.asked.append("upload")

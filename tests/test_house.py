@@ -22,8 +22,9 @@ FLOORS = (
     "fitting pseudo predictions pictures",
     "dataset semi",
     "engine",
+    "members",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "
-    "list_stages",
+    "make_bundle list_stages",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 SCRIPTS = set(FLOORS[-1].split())

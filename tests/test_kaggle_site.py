@@ -43,7 +43,7 @@ def call(
         env=settings,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     secrets = [one.encode() for one in (token, "s1gned") if one]
     said = [(answer.stdout + answer.stderr).encode()]
