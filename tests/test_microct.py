@@ -84,7 +84,7 @@ def test_masks_match_their_slices() -> None:
 
 
 def test_no_threshold_finds_the_particles() -> None:
-    """The best threshold of each slice is another one, and even that is far from right: contrast drifts, walls shine."""
+    """The best threshold of each slice is another one, and none is right: contrast drifts and walls shine."""
     best, scores = [], []
     for number in range(6):
         image, mask = draw_slice(0, number, number / 5, 128)
@@ -200,10 +200,8 @@ def test_centre_crops_are_scored_as_a_plain_loop_scores_them(trained: Path, comp
     assert [*rows] == ["supervised", "supervised, patches", "+ mean teacher", "+ mean teacher, patches", "+ ensemble"]
     table = read_index(paths).set_index("image_id")
     folds = dict(line.split(",,") for line in paths.folds.read_text().splitlines()[1:])
-    groups = {
-        "oof": [name for name, fold in folds.items() if fold == "0"],
-        "hidden": table.index[table.split == "test"],
-    }
+    held_out, hidden = [name for name, fold in folds.items() if fold == "0"], table.index[table["split"] == "test"]
+    groups = {"oof": held_out, "hidden": list(hidden)}
     assert {key: len(names) for key, names in groups.items()} == {"oof": 2, "hidden": 5}
     for round, name in ((0, "supervised"), (1, "+ mean teacher")):
         model = build_model(config.model, 1, 1).eval()
