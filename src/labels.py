@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from skimage.filters import threshold_otsu
 
+from competitions import ARCHIVES
 from config import IGNORE_INDEX, Config
 from errors import UserError
 from images import MAX_INSTANCES, colours_to_classes, full_scale, read_label_file
@@ -25,6 +26,17 @@ Colour = tuple[int, int, int]
 def label_names(config: Config) -> tuple[str, ...]:
     """The class of each label value: a binary task's 0 is "background", any other task's 0 is its first class."""
     return ("background", *config.classes) if config.task == "binary" else config.classes
+
+
+def name_encoding(config: Config) -> Config:
+    """The config with its mask files' encoding spelled out, where `data.labels.format` names it."""
+    labels = config.data.labels
+    if labels.kind != "masks" or labels.format not in ARCHIVES:
+        return config
+    fmt = ARCHIVES[labels.format]
+    known = {"encoding": fmt.encoding, "values": fmt.values, "palette": fmt.palette, "ignore": fmt.ignore}
+    data = config.data.model_copy(update={"labels": labels.model_copy(update=known)})
+    return config.model_copy(update={"data": data})
 
 
 def check_encoding(config: Config) -> None:

@@ -33,6 +33,21 @@ METRICS = {
     "miou": "mean intersection over union: each class's overlap over its union, over all pixels, averaged over classes",
     "map": "average precision of instances: hits / (hits + misses + false alarms), averaged over IoU thresholds 0.50 "
     "to 0.95, then over images (Data Science Bowl 2018)",
+    "dice_global": "twice the overlap of prediction and truth over the sum of their areas, over all pixels, averaged "
+    "over classes",
+    "f0.5": "F of precision and recall, precision weighing twice as much, averaged over images; two empty masks "
+    "count 1",
+    "accuracy": "share of the pixels that are right",
+    "macro_accuracy": "share of each class's pixels that are right, averaged over classes",
+    "mask_map": "share of the thresholds 0.50 to 0.95 that intersection over union is above, averaged over images; two "
+    "empty masks count 1 (TGS Salt)",
+    "boundary_f": "F of the shares of the two boundaries that lie within 0.75% of the image's diagonal of each other, "
+    "averaged over images; two empty masks count 1",
+    "surface_dice": "share of the outlines of prediction and truth that lie on each other, over all images, averaged "
+    "over classes",
+    "patch_f1": "F1 of the patches of 16 pixels a side more than a quarter of which is set, over all images (EPFL)",
+    "f2": "F of instances, misses weighing four times as much as false alarms, averaged over IoU thresholds 0.50 to "
+    "0.95, then over images (Airbus)",
 }
 
 

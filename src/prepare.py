@@ -2,6 +2,7 @@
 
     python src/prepare.py --config configs/dubai.yaml
 
+Data that is not there is downloaded, where data.kaggle says what; a folder that is there is used as it is.
 Writes data/<name>/: index.csv (a row an image), masks/ or points.csv (the labels), coverage.csv (what each label
 shows), solution/ (hidden labels, which only a report's last column may look at), and manifest.json when all is done.
 """
@@ -13,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, atomic, remove, stage_settings
+from artifacts import Paths, Stage, atomic, raw_data, remove, stage_settings
 from cli import make_parser, open_config, run_script
 from config import Config
 from errors import UserError
@@ -24,13 +25,18 @@ if TYPE_CHECKING:
 
     from index import ImageFile
 
+TABLES = (".csv", ".json", ".jsonl")  # files that hold the labels of many images
+
 
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
-    root = paths.resolve(config.data.root) if config.data.root else paths.data / "raw"
+    root = raw_data(config, paths)
+    if config.data.kaggle and not root.is_dir():
+        fetch_data(config.data.kaggle, root)
     if config.data.generator != "none" and (args.fresh or not root.is_dir()):
         generate(config, root)
     settings = stage_settings(config, "task", "classes", "data", "seed") | {"channels": config.image.channels}
+    del settings["data"]["kaggle"]  # the same files are the same data, whoever brought them
     stage = Stage(paths.data / "manifest.json", settings, inputs=label_tables(config, root))
     if stage.done(args.fresh):
         print(f"{paths.data}: prepared already")
@@ -52,13 +58,31 @@ def generate(config: Config, root: Path) -> None:
         write_competition(folder, seed=config.seed, **size)
 
 
+def fetch_data(source: str, root: Path) -> None:
+    """Download a competition or data set and unpack it as `root`, which appears only when it is whole.
+
+    The archive waits beside it, hidden, so that a broken download goes on and a broken unpacking starts from it.
+    """
+    from kaggle_site import download
+    from zips import unpack
+
+    archive = root.with_name(f".{root.name}.{source.replace('/', '-')}.zip")
+    if not archive.is_file():
+        download(source, archive)
+    for left in root.parent.glob(f".{root.name}.tmp*"):  # by a process that was killed while unpacking
+        remove(left)
+    with atomic(root) as folder:
+        unpack(archive, folder)
+    archive.unlink()
+
+
 def label_tables(config: Config, root: Path) -> tuple[Path, ...]:
     """The CSVs with labels, which the stage depends on byte by byte. Raises UserError for a file that is not there."""
     data = config.data
     named = {"data.sample_submission": data.sample_submission} if data.sample_submission else {}
     if data.labels.kind in ("rle", "points"):
         named["data.labels.path"] = data.labels.path
-    if data.solution.endswith(".csv"):
+    if data.solution.endswith(TABLES):
         named["data.solution"] = data.solution
     for key, path in named.items():
         if not (root / path).is_file():
@@ -76,8 +100,9 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
     from tqdm import tqdm
 
     from index import COLUMNS, list_images, settle_splits
-    from labels import coverage_columns
+    from labels import coverage_columns, name_encoding
 
+    config = name_encoding(config)
     with atomic(paths.data / "masks") as masks, atomic(paths.data / "solution") as solution:
         masks.mkdir()
         solution.mkdir()
@@ -266,7 +291,7 @@ def write_solution(config: Config, root: Path, images: "list[ImageFile]", folder
         raise UserError(
             f"data.solution: hidden labels of {data.solution_of} images, but there are none; leave it empty"
         )
-    table = data.solution.endswith(".csv")
+    table = data.solution.endswith(TABLES)
     labels = read_label_arrays(config, root, hidden, data.solution, "data.solution", table=table, complete=False)
     count = 0
     for image_id, label in labels:

@@ -1,9 +1,9 @@
 """How good predicted labels are: one set of scores a task, for checkpoints, thresholds, tables and reports.
 
-    scores = score_pairs(config, ((truth, prediction) for ...))  # {"dice": 0.91, "iou": 0.84, "accuracy": 0.97}
+    scores = score_pairs(config, ((truth, prediction) for ...))  # {"dice": 0.91, "miou": 0.84, "accuracy": 0.97}
 
-"dice" is the mean over images (and classes) of Dice, two empty masks scoring 1; "miou" and "accuracy" come from one
-confusion matrix over all pixels; "map" is the mean over images of DSB 2018's average precision.
+Each is one of `rules.METRICS`, averaged over the classes. The usual ones of the task are always there, and the one that
+the config chooses by.
 """
 
 from collections.abc import Iterable
@@ -13,37 +13,62 @@ import numpy as np
 
 from artifacts import Paths
 from config import Config
-from metrics import ConfusionMatrix, average_precision, dice_score
+from metrics import ConfusionMatrix
+from rules import METRICS, add_up
+
+_USUAL = {"instances": ("dice", "miou", "accuracy", "map")}
 
 
 def score_pairs(config: Config, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Scores of (truth, prediction) label arrays of one task, streamed. 255 in the truth is left out."""
-    per_class = [ConfusionMatrix(2) for _ in config.classes]
-    together = ConfusionMatrix(len(config.classes))
-    dices, precisions = [], []
-    for truth, prediction in pairs:
-        if config.task == "multiclass":
-            together.update(truth, prediction)
-            continue
-        planes = [(truth, prediction)]
-        if config.task == "multilabel":
-            planes = [(truth[..., number], prediction[..., number]) for number in range(len(config.classes))]
-        if config.task == "instances":
-            precisions.append(average_precision(truth, prediction))
-            planes = [((truth > 0).astype(np.uint8), (prediction > 0).astype(np.uint8))]
-        for matrix, (true_plane, plane) in zip(per_class, planes, strict=True):
-            dices.append(dice_score(true_plane, plane))
-            matrix.update(true_plane, plane)
+    """Scores of (truth, prediction) label arrays of one task, streamed; NaN for none. 255 in the truth is left out."""
     if config.task == "multiclass":
-        ious = together.iou()
-        scores = {"miou": together.miou(), "accuracy": together.accuracy()}
-        return scores | {f"iou {name}": float(iou) for name, iou in zip(config.classes, ious, strict=True)}
-    scores = {
-        "dice": float(np.mean(dices)) if dices else float("nan"),
-        "miou": float(np.nanmean([matrix.iou()[1] for matrix in per_class])),
-        "accuracy": float(np.mean([matrix.accuracy() for matrix in per_class])),
+        return _score_classes(config, pairs)
+    names = tuple(dict.fromkeys((*_USUAL.get(config.task, ("dice", "miou", "accuracy")), config.metric)))
+    sums = np.zeros((len(names), len(config.classes), 2))
+    for truth, prediction in pairs:
+        for row, name in enumerate(names):
+            sums[row] += label_sums(name, config.task, truth, prediction)
+    values = np.divide(sums[..., 0], sums[..., 1], out=np.full(sums.shape[:2], np.nan), where=sums[..., 1] > 0)
+    return {name: _mean_known(row) for name, row in zip(names, values, strict=True)}
+
+
+def label_sums(metric: str, task: str, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """`(classes, 2)`: what one image's labels add to the numerators and denominators of a metric.
+
+    Not for multiclass labels. Instances are measured as one mask by a metric of masks.
+    """
+    rule = METRICS[metric]
+    if task == "multilabel":
+        planes = [(truth[..., number], prediction[..., number]) for number in range(truth.shape[2])]
+    elif task == "instances" and rule.task != "instances":
+        planes = [((truth > 0).astype(np.uint8), prediction)]
+    else:
+        planes = [(truth, prediction)]
+    return np.array([add_up(rule, *plane) for plane in planes])
+
+
+def matrix_score(metric: str, matrix: ConfusionMatrix) -> float:
+    """A multiclass task's score; NaN where nothing was counted."""
+    measures = {
+        "miou": matrix.miou,
+        "dice_global": matrix.mean_dice,
+        "accuracy": matrix.accuracy,
+        "macro_accuracy": matrix.macro_accuracy,
     }
-    return scores | ({"map": float(np.mean(precisions))} if precisions else {})
+    return measures[metric]()
+
+
+def _score_classes(config: Config, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    matrix = ConfusionMatrix(len(config.classes))
+    for truth, prediction in pairs:
+        matrix.update(truth, prediction)
+    scores = {name: matrix_score(name, matrix) for name in dict.fromkeys(("miou", "accuracy", config.metric))}
+    return scores | {f"iou {name}": float(iou) for name, iou in zip(config.classes, matrix.iou(), strict=True)}
+
+
+def _mean_known(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def hidden_truth(paths: Paths, image_id: str) -> Path | None:

@@ -15,20 +15,22 @@ SRC = TOP / "src"
 FLOORS = (
     "errors",
     "config",
+    "records competitions runs",
     "rle losses metrics runtime strata tables terrain districts unet",
-    "artifacts",
-    "cli images formats stores transforms scenes microct",
-    "index labels points models inference postprocess scoring",
-    "fitting pseudo predictions pictures",
-    "dataset semi",
+    "artifacts matching surfaces",
+    "cli images detections stores transforms scenes microct rules zips kaggle_site",
+    "faults archives index labels points models inference postprocess scoring",
+    "formats fitting pseudo predictions pictures answers",
+    "dataset semi folders contests",
     "engine",
+    "members",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "
-    "list_stages",
+    "make_bundle list_stages",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 SCRIPTS = set(FLOORS[-1].split())
 LONGEST_FILE, LONGEST_FUNCTION = 350, 80
-LONGER = {"config.py": 450}  # the schema is one file, read from top to bottom
+LONGER = {"config.py": 490}  # the schema is one file, read from top to bottom
 
 FILES = sorted(SRC.glob("*.py"))
 SCRIPT_FILES = [path for path in FILES if path.stem in SCRIPTS]

@@ -15,7 +15,7 @@ import yaml
 import make_report as script
 from artifacts import Paths, write_json
 from cli import make_parser
-from config import load_config
+from config import TASK_METRICS, load_config
 from errors import UserError
 from images import write_mask
 from pictures import (
@@ -317,3 +317,7 @@ def test_best_middle_and_worst_share_no_image(count: int) -> None:
     if count > 1:
         assert groups[0][0] == f"{count - 1:02}"
         assert groups[2][0] == "00"
+
+
+def test_every_metric_is_said_in_words() -> None:
+    assert set(script.METRICS) == {name for names in TASK_METRICS.values() for name in names}
