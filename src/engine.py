@@ -29,7 +29,7 @@ from points import rasterise
 from postprocess import resize_probabilities, starting_parameters, to_label
 from scoring import score_pairs
 from semi import ramp, teach
-from transforms import normalise
+from transforms import cut_centre, normalise
 
 WAY_OUT = "lower train.learning_rate, or set train.precision=fp32"
 
@@ -89,8 +89,10 @@ def make_learner(
     class_weights: Tensor | None = None,
 ) -> Learner:
     """A fresh learner: from `start`'s weights where given, else from the pretrained encoder."""
-    train = round.train
-    model = build_model(config.model, config.image.channels, config.channels, with_weights=start is None)
+    train, wanted = round.train, config.model
+    if round.freeze_encoder_stages is not None:
+        wanted = wanted.model_copy(update={"freeze_encoder_stages": round.freeze_encoder_stages})
+    model = build_model(wanted, config.image.channels, config.channels, with_weights=start is None)
     if start is not None:
         load_weights(model, start, "the round before")
     model = model.to(accelerator.device, memory_format=torch.channels_last)
@@ -196,7 +198,9 @@ def apply_step(learner: Learner) -> None:
     if train.schedule != "plateau":
         learner.schedule.step()
     if learner.ema is not None:
-        update_ema(learner.ema, learner.plain_model, train.ema, learner.step)
+        # a mean teacher starts as good as its student: following fast at first would only make it worse
+        taught = learner.round.consistency is not None and learner.round.start == "previous"
+        update_ema(learner.ema, learner.plain_model, train.ema, None if taught else learner.step)
     learner.step += 1
 
 
@@ -245,28 +249,33 @@ def make_predictor(model: nn.Module, config: Config, train: Train, device: torch
     return Predictor(model, config.predict, activation, device, train.precision, tta)
 
 
-def read_inputs(config: Config, paths: Paths, images: Iterable[tuple[str, str]]) -> Iterator[tuple[str, np.ndarray]]:
-    """`(image_id, path)` → `(image_id, (C, H, W) float32)` at the working scale, one at a time."""
+def read_inputs(
+    config: Config, paths: Paths, images: Iterable[tuple[str, str]], patch: int | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """`(image_id, path)` → `(image_id, (C, H, W) float32)` at the working scale, whole or its centre, one at a time."""
     for image_id, path in images:
-        image, mean, std = load_image(paths.resolve(path), config.image)
+        image, mean, std = load_image(paths.resolve(path), config.image, patch)
         yield image_id, normalise(image, mean, std, 255.0 if image.dtype == np.uint8 else 1.0)
 
 
 def evaluate(learner: Learner, records: list[Record], paths: Paths) -> dict[str, float]:
-    """Scores of the learner's predictive weights on labelled images of their own size, with the config's thresholds."""
-    config = learner.config
+    """Scores of the learner's predictive weights on labelled images of their own size, with the config's thresholds.
+
+    Where the config asks for patches, they are the images.
+    """
+    config, patch = learner.config, learner.config.predict.patch
     predictor = make_predictor(learner.predictive, config, learner.round.train, learner.accelerator.device, tta=False)
     parameters, known = starting_parameters(config), {record.image_id: record for record in records}
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        inputs = read_inputs(config, paths, ((record.image_id, record.image) for record in records))
+        inputs = read_inputs(config, paths, ((record.image_id, record.image) for record in records), patch)
         bands: dict[str, list[np.ndarray]] = {}
         for image_id, shape, top, band in predict_images(predictor, inputs):
             bands.setdefault(image_id, []).append(band)
             if top + band.shape[1] == shape[1]:
-                record = known[image_id]
-                probabilities = resize_probabilities(np.concatenate(bands.pop(image_id), axis=1), record.size)
-                yield record_truth(record, paths), to_label(probabilities, config.task, parameters)
+                truth = cut_centre(record_truth(known[image_id], paths), patch)
+                probabilities = resize_probabilities(np.concatenate(bands.pop(image_id), axis=1), truth.shape[:2])
+                yield truth, to_label(probabilities, config.task, parameters)
 
     return score_pairs(config, pairs())
 

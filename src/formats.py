@@ -250,7 +250,7 @@ def _lines(
             yield index, [table_line(fmt, image_id, text, shape, spelling[index])]
     else:
         # a class column beside a whole label map holds the image's class: its commonest but the background
-        areas = np.bincount(label.ravel(), minlength=2) if task == "multiclass" else np.zeros(2, np.int64)
+        areas = np.bincount(label.ravel(), minlength=2) if task != "instances" else np.zeros(2, np.int64)
         commonest = int(areas[1:].argmax()) + 1 if areas[1:].any() else 0
         yield None, [table_line(fmt, image_id, _encode(fmt, label), shape, spelling.get(commonest, ""))]
 

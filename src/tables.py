@@ -5,7 +5,7 @@
 
 A class is written by its name (`class`) or its number (`class_number`): its index in a multiclass task, whose class 0
 is the background, and its position counted from `class_base` otherwise. The codecs that hold a value a run hold the
-same number.
+same number; beside such a whole label map the class column names the image's class, 0 where all of it is background.
 """
 
 import csv
@@ -93,7 +93,7 @@ def check_task(fmt: TableFormat, task: str) -> None:
     elif fmt.rows == "image_class":
         fitting = ("binary", "multiclass", "multilabel")
     elif fmt.codec in VALUED:
-        fitting = ("multiclass",) if has_class else ("binary", "multiclass", "instances")
+        fitting = ("binary", "multiclass") if has_class else ("binary", "multiclass", "instances")
     else:
         fitting = ("binary",)
     if task not in fitting:
@@ -119,7 +119,7 @@ def class_words(fmt: TableFormat, classes: Sequence[str], task: str | None) -> d
         if fmt.rows == "detections" and (spaced := [name for name in classes if name.split() != [name]]):
             raise UserError(f"classes: {spaced[0]!r} has a space, which parts the words of a cell; name it without")
         return names
-    if task is None:
+    if task is None or (task == "binary" and fmt.codec in VALUED):
         numbers = {str(index): index for index in range(len(classes) + base)}
     elif task == "multiclass":  # counted from 0, the background has no number
         numbers = {str(index + base - 1): index for index in range(1 - base, len(classes))}

@@ -61,6 +61,8 @@ def train_stage(config: Config, paths: Paths, round: int, fold: int) -> Stage:
     sections = ("seed", "task", "classes", "image", "folds", "model")
     settings = stage_settings(config, *sections) | {"border_width": config.postprocess.border_width}
     settings["round"] = config.rounds[round].model_dump(mode="json")
+    if config.predict.patch:  # what epochs are judged by
+        settings["patch"] = config.predict.patch
     inputs = [paths.index, paths.folds]
     if config.rounds[round].start == "previous":
         inputs.append(paths.run(round - 1, fold) / "manifest.json")
@@ -188,7 +190,8 @@ def gather_records(
         seen |= teachers_saw
         sources.append(Source("pseudo", records, counts["pseudo"]))
     if one.consistency is not None:
-        sources.append(Source("unlabelled", make_records(table[table["split"] != "labelled"]), counts["unlabelled"]))
+        pool = make_records(table[table["split"].isin(one.consistency.pool)])
+        sources.append(Source("unlabelled", pool, counts["unlabelled"]))
     for source in sources:
         if not source.records:
             raise UserError(f"rounds.{round}: no {source.kind} images to train on; drop its section or add images")

@@ -16,9 +16,9 @@ FLOORS = (
     "errors",
     "config",
     "records competitions runs",
-    "rle losses metrics runtime strata tables terrain districts",
+    "rle losses metrics runtime strata tables terrain districts unet",
     "artifacts matching surfaces",
-    "cli images detections stores transforms scenes rules zips kaggle_site",
+    "cli images detections stores transforms scenes microct rules zips kaggle_site",
     "faults archives index labels points models inference postprocess scoring",
     "formats fitting pseudo predictions pictures answers",
     "dataset semi folders contests",
@@ -30,7 +30,7 @@ FLOORS = (
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 SCRIPTS = set(FLOORS[-1].split())
 LONGEST_FILE, LONGEST_FUNCTION = 350, 80
-LONGER = {"config.py": 460}  # the schema is one file, read from top to bottom
+LONGER = {"config.py": 490}  # the schema is one file, read from top to bottom
 
 FILES = sorted(SRC.glob("*.py"))
 SCRIPT_FILES = [path for path in FILES if path.stem in SCRIPTS]
