@@ -84,6 +84,11 @@ class Paths:
         return self.root / "submissions" / f"{self.name}.csv"
 
     @property
+    def submission_log(self) -> Path:
+        """Every submission of the workspace: its cross-validation score beside those of the boards."""
+        return self.root / "submissions" / "log.csv"
+
+    @property
     def report(self) -> Path:
         return self.root / "reports" / self.name / "index.html"
 
@@ -99,6 +104,21 @@ class Paths:
         absolute = path.absolute()
         root = self.root.absolute()
         return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.as_posix()
+
+
+def raw_data(config: Config, paths: Paths) -> Path:
+    """The folder with the data as it came."""
+    return paths.resolve(config.data.root) if config.data.root else paths.data / "raw"
+
+
+def sample_file(config: Config, paths: Paths) -> Path | None:
+    """The competition's sample submission, None where the config names none. Raises UserError where it is missing."""
+    if not config.data.sample_submission:
+        return None
+    sample = raw_data(config, paths) / config.data.sample_submission
+    if not sample.is_file():
+        raise UserError(f"data.sample_submission: no file {sample}; put it there or drop the key")
+    return sample
 
 
 @contextmanager

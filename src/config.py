@@ -66,6 +66,8 @@ class Data(Section):
     """The data as it came. Templates name their parts: `{tile}/images/{part}.jpg`; `*` matches anything but `/`."""
 
     root: str = ""  # the folder with the data, relative to the project's top; empty: data/<name>/raw
+    # where a missing root is downloaded from, and where submissions go: competitions/NAME or datasets/OWNER/NAME
+    kaggle: Annotated[str, Field(pattern=r"^(competitions/[\w-]+|datasets/[\w-]+/[\w-]+)?$")] = ""
     generator: Literal["none", "scenes"] = "none"  # write a competition here when it is missing
     images: str = "train/{id}.png"
     unlabelled: str = ""
@@ -267,6 +269,8 @@ class Config(Section):
             raise ValueError("classes: a multiclass task needs at least two")
         if self.data.generator != "none" and self.data.root:
             raise ValueError("data.root: the generator writes its own folder, data/<name>/raw; drop one of the two")
+        if self.data.generator != "none" and self.data.kaggle:
+            raise ValueError("data.kaggle: the generator makes the data; drop one of the two")
         if self.task == "instances" and any(one.pseudo and one.pseudo.labels == "soft" for one in self.rounds):
             raise ValueError("rounds.pseudo.labels: instances are learnt from hard labels; say hard")
         if {len(self.image.mean), len(self.image.std)} != {self.image.channels} and self.image.normalise == "fixed":

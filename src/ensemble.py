@@ -7,12 +7,12 @@ pool image is blended over all folds and rounds. Everything is joined on image i
 """
 
 import argparse
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from artifacts import Paths, Stage, stage_settings, write_json
 from cli import make_parser, open_config, run_script
 from config import IGNORE_INDEX, Config
+from members import blend_stores, member_rounds, write_blend
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
     write_oof(config, paths, rounds, nested)
     for split in blended_splits(config):
         write_split(config, paths, rounds, weights, split)
-    shown = dict(zip((f"round {round}" for round in rounds), (round_to(weight) for weight in weights), strict=True))
+    shown = dict(zip((f"round {round}" for round in rounds), weights.tolist(), strict=True))
     write_json(paths.runs / "ensemble" / "weights.json", {"mean": config.ensemble.mean, "weights": shown})
     stage.finish()
     print("ensemble weights:", ", ".join(f"{name} {weight:.2f}" for name, weight in shown.items()))
@@ -59,11 +59,6 @@ def ensemble_stage(config: Config, paths: Paths) -> Stage:
     ]
     settings = stage_settings(config, "task", "classes", "ensemble", "seed")
     return Stage(paths.runs / "ensemble" / "manifest.json", settings, (paths.index, paths.folds, *stores))
-
-
-def member_rounds(config: Config) -> list[int]:
-    last = len(config.rounds) - 1
-    return [last] if config.ensemble.rounds == "last" else list(range(last + 1))
 
 
 def blended_splits(config: Config) -> list[str]:
@@ -143,31 +138,6 @@ def fit_weights(answers: "np.ndarray", mean: str) -> "np.ndarray":
     return weights / weights.sum()
 
 
-def blend(answers: "np.ndarray", weights: "np.ndarray", mean: str, exclusive: bool) -> "np.ndarray":
-    """`(members, K, H, W)` → `(K, H, W) float32`: the weighted arithmetic mean, or the geometric one, normalised."""
-    import numpy as np
-
-    weights = np.asarray(weights, np.float32) / np.float32(np.sum(weights))
-    if mean == "arithmetic":
-        return np.tensordot(weights, answers, axes=1)
-    logs = np.log(np.clip(answers, 1.0 / 512.0, 1.0 - 1.0 / 512.0))
-    present = np.exp(np.tensordot(weights, logs, axes=1))
-    if exclusive:
-        return present / present.sum(0, keepdims=True)
-    absent = np.exp(np.tensordot(weights, np.log1p(-np.exp(logs)), axes=1))
-    return present / (present + absent)
-
-
-def blend_stores(config: Config, stores: list, weights: "np.ndarray") -> Iterator[tuple[str, "np.ndarray"]]:
-    """Every image of the first store, blended with the same image of the others."""
-    import numpy as np
-
-    exclusive = config.task in ("multiclass", "instances")
-    for image_id in stores[0].image_ids:
-        answers = np.stack([store.read(image_id) for store in stores])
-        yield image_id, blend(answers, weights, config.ensemble.mean, exclusive)
-
-
 def write_oof(config: Config, paths: Paths, rounds: list[int], nested: dict[int, "np.ndarray"]) -> None:
     from stores import ProbabilityStore, ProbabilityWriter
 
@@ -180,20 +150,10 @@ def write_oof(config: Config, paths: Paths, rounds: list[int], nested: dict[int,
 
 
 def write_split(config: Config, paths: Paths, rounds: list[int], weights: "np.ndarray", split: str) -> None:
-    import numpy as np
-
-    from stores import ProbabilityStore, ProbabilityWriter
-
     tta = config.predict.tta != "none"
     places = [(round, fold) for round in rounds for fold in range(config.folds.count)]
-    stores = [ProbabilityStore(paths.probabilities(round, fold, split, tta)) for round, fold in places]
-    with ProbabilityWriter(paths.ensemble(split)) as writer:
-        for image_id, probabilities in blend_stores(config, stores, np.repeat(weights, config.folds.count)):
-            writer.add(image_id, probabilities)
-
-
-def round_to(weight: float) -> float:
-    return round(float(weight), 4)
+    members = [paths.probabilities(round, fold, split, tta) for round, fold in places]
+    write_blend(config, members, weights, paths.ensemble(split))
 
 
 if __name__ == "__main__":

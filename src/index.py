@@ -67,24 +67,39 @@ def list_images(data: Data, root: Path) -> list[ImageFile]:
     images: dict[str, ImageFile] = {}
     for split, template in zip(SPLITS, (data.images, data.unlabelled, data.test), strict=True):
         key = "data.images" if split == "labelled" else f"data.{split}"
-        for path, fields in find_files(root, template, key) if template else ():
-            if path in masks:
-                continue
-            image_id = fill(data.id, fields, "data.id", template)
-            # a pool or test set may lie outside the groups
-            grouped = split == "labelled" or field_names(data.group) <= fields.keys()
-            group = fill(data.group, fields, "data.group", template) if grouped else ""
-            if image_id in images:
-                other = images[image_id].path
-                raise UserError(f"data.id: {other} and {path} are both {image_id!r}; use more of the template's fields")
-            images[image_id] = ImageFile(image_id, path, fields, group, split, image_size(path))
+        found = find_files(root, template, key) if template else []
+        _add_images(images, data, split, template, [one for one in found if one[0] not in masks])
     return [images[image_id] for image_id in sorted(images)]
 
 
-def find_files(root: Path, template: str, key: str) -> list[tuple[Path, dict[str, str]]]:
+def list_test_images(data: Data, root: Path) -> list[ImageFile]:
+    """The images of `data.test` alone, sorted by id; none is fine, since a hidden test set may be empty where it can be
+    seen. Raises UserError as `list_images` does."""
+    if not root.is_dir() or not data.test:
+        raise UserError(f"data.test: no folder {root}" if data.test else "data.test: say where the test images lie")
+    images: dict[str, ImageFile] = {}
+    _add_images(images, data, "test", data.test, find_files(root, data.test, "data.test", needed=False))
+    return [images[image_id] for image_id in sorted(images)]
+
+
+def _add_images(
+    images: dict[str, ImageFile], data: Data, split: str, template: str, found: list[tuple[Path, dict[str, str]]]
+) -> None:
+    for path, fields in found:
+        image_id = fill(data.id, fields, "data.id", template)
+        # a pool or test set may lie outside the groups
+        grouped = split == "labelled" or field_names(data.group) <= fields.keys()
+        group = fill(data.group, fields, "data.group", template) if grouped else ""
+        if image_id in images:
+            other = images[image_id].path
+            raise UserError(f"data.id: {other} and {path} are both {image_id!r}; use more of the template's fields")
+        images[image_id] = ImageFile(image_id, path, fields, group, split, image_size(path))
+
+
+def find_files(root: Path, template: str, key: str, needed: bool = True) -> list[tuple[Path, dict[str, str]]]:
     """Files below `root` that match a template, sorted, with what each field read. `key` names the template in errors.
 
-    Raises UserError, with an example of what is there, where nothing matches.
+    Raises UserError, with an example of what is there, where nothing matches, if `needed`.
     """
     if not template or template.startswith("/") or ".." in template.split("/"):
         raise UserError(f"{key}: {template!r} is no path below data.root ({root}); write it from there")
@@ -105,7 +120,7 @@ def find_files(root: Path, template: str, key: str) -> list[tuple[Path, dict[str
         hidden = any(part.startswith(".") for part in relative.split("/"))  # ".DS_Store", "._a.jpg"
         if match and not hidden and path.is_file():
             found.append((path, match.groupdict()))
-    if not found:
+    if needed and not found:
         raise UserError(f"{key}: no file matches {template!r} below {root}; {_example(root, template)}")
     return found
 

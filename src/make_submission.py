@@ -8,12 +8,11 @@ Rows are joined on ids, stand in the sample file's order where there is one, and
 
 import argparse
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from artifacts import Paths, Stage, code_revision, fingerprint, read_json, settings_hash, stage_settings
+from artifacts import Paths, Stage, code_revision, fingerprint, read_json, sample_file, settings_hash, stage_settings
 from cli import make_parser, open_config, run_script
 from config import Config
-from errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,17 +48,6 @@ def submission_stage(config: Config, paths: Paths) -> Stage:
     settings = stage_settings(config, "task", "classes", "submission")
     inputs = (paths.index, paths.postprocess, paths.scores, paths.runs / "ensemble" / "manifest.json")
     return Stage(paths.submission.with_suffix(".json"), settings, inputs)
-
-
-def sample_file(config: Config, paths: Paths) -> Any:
-    """The competition's sample submission, None where the config names none. Raises UserError where it is missing."""
-    if not config.data.sample_submission:
-        return None
-    root = paths.resolve(config.data.root) if config.data.root else paths.data / "raw"
-    sample = root / config.data.sample_submission
-    if not sample.is_file():
-        raise UserError(f"data.sample_submission: no file {sample}; put it there or drop the key")
-    return sample
 
 
 def read_masks(config: Config, paths: Paths) -> Iterator[tuple[str, "np.ndarray"]]:

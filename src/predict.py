@@ -7,18 +7,15 @@ Writes a probability store for each purpose, and one more with test-time augment
 """
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifacts import Paths, Stage, load_checkpoint, read_json, show_changes, stage_settings
+from artifacts import Paths, Stage, stage_settings
 from cli import chosen_folds, make_parser, open_config, run_script
 from config import Config
-from errors import UserError
+from members import open_predictor, write_store
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from inference import Predictor
 
 
 def main(args: argparse.Namespace) -> None:
@@ -61,9 +58,11 @@ def predict_split(config: Config, paths: Paths, round: int, fold: int, split: st
         print(f"round {round} fold {fold} {split}{' with TTA' if tta else ''}: predicted already")
         return
     table = split_rows(paths, fold, split)
-    predictor = open_predictor(config, paths, round, fold, tta)
-    write_store(config, paths, predictor, table, round, fold, split)
-    stage.finish(images=len(table))
+    images = list(zip(table["image_id"], table["image"], strict=True))
+    title = f"round {round} fold {fold} {split}{' with TTA' if tta else ''}"
+    store = paths.probabilities(round, fold, split, tta)
+    write_store(config, paths, open_predictor(config, paths, round, fold, tta), images, store, title)
+    stage.finish(images=len(images))
 
 
 def split_rows(paths: Paths, fold: int, split: str) -> "pd.DataFrame":
@@ -77,54 +76,6 @@ def split_rows(paths: Paths, fold: int, split: str) -> "pd.DataFrame":
         return table[table["split"] == split]
     folds = pd.read_csv(paths.folds, dtype={"image_id": str}, keep_default_na=False)
     return table[table["image_id"].isin(set(folds.loc[folds["fold"] == fold, "image_id"]))]
-
-
-def open_predictor(config: Config, paths: Paths, round: int, fold: int, tta: bool) -> "Predictor":
-    from engine import load_weights, make_predictor
-    from models import build_model
-    from runtime import best_device
-
-    train, folder = config.rounds[round].train, paths.run(round, fold)
-    check_training(config, folder)
-    checkpoint = folder / f"{train.select}.pt"
-    model = build_model(config.model, config.image.channels, config.channels, with_weights=False)
-    load_weights(model, load_checkpoint(checkpoint)["model"], checkpoint)
-    return make_predictor(model, config, train, best_device(), tta)
-
-
-def check_training(config: Config, folder: Path) -> None:
-    """Raises UserError, with the difference, where a fold was trained for other images or classes or another model."""
-    wanted = stage_settings(config, "task", "classes", "image", "model")
-    trained = read_json(folder / "manifest.json")["made_from"]["settings"]
-    if shown := show_changes({key: trained[key] for key in wanted}, wanted):
-        raise UserError(f"{folder}: trained with other settings ({shown}); put them back, or train with --fresh")
-
-
-def write_store(
-    config: Config, paths: Paths, predictor: "Predictor", table: "pd.DataFrame", round: int, fold: int, split: str
-) -> None:
-    """Stream the images through the predictor into their store, with a progress bar."""
-    from tqdm import tqdm
-
-    from engine import read_inputs
-    from inference import predict_images
-    from stores import ProbabilityWriter
-
-    title = f"round {round} fold {fold} {split}{' with TTA' if predictor.tta else ''}"
-    inputs = read_inputs(config, paths, zip(table["image_id"], table["image"], strict=True))
-    sinks = {}
-    with (
-        ProbabilityWriter(paths.probabilities(round, fold, split, predictor.tta)) as writer,
-        tqdm(total=len(table), desc=title, leave=False, dynamic_ncols=True) as progress,
-    ):
-        for image_id, shape, top, band in predict_images(predictor, inputs):
-            if image_id not in sinks:
-                sinks[image_id] = writer.create(image_id, shape)
-            sinks[image_id].write(top, band)
-            if top + band.shape[1] == shape[1]:
-                del sinks[image_id]
-                progress.update()
-    print(f"{title}: {len(table)} images")
 
 
 if __name__ == "__main__":

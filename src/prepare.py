@@ -2,6 +2,7 @@
 
     python src/prepare.py --config configs/dubai.yaml
 
+Data that is not there is downloaded, where data.kaggle says what; a folder that is there is used as it is.
 Writes data/<name>/: index.csv (a row an image), masks/ or points.csv (the labels), coverage.csv (what each label
 shows), solution/ (hidden labels, which only a report's last column may look at), and manifest.json when all is done.
 """
@@ -13,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, atomic, remove, stage_settings
+from artifacts import Paths, Stage, atomic, raw_data, remove, stage_settings
 from cli import make_parser, open_config, run_script
 from config import Config
 from errors import UserError
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
 
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
-    root = paths.resolve(config.data.root) if config.data.root else paths.data / "raw"
+    root = raw_data(config, paths)
+    if config.data.kaggle and not root.is_dir():
+        fetch_data(config.data.kaggle, root)
     if config.data.generator == "scenes" and (args.fresh or not root.is_dir()):
         from scenes import write_competition
 
         with atomic(root) as folder:
             write_competition(folder, seed=config.seed)
     settings = stage_settings(config, "task", "classes", "data", "seed") | {"channels": config.image.channels}
+    del settings["data"]["kaggle"]  # the same files are the same data, whoever brought them
     stage = Stage(paths.data / "manifest.json", settings, inputs=label_tables(config, root))
     if stage.done(args.fresh):
         print(f"{paths.data}: prepared already")
@@ -42,6 +46,22 @@ def main(args: argparse.Namespace) -> None:
         remove(old)
     index, coverage = prepare(config, paths, root)
     stage.finish(**summarise(config, index, coverage))
+
+
+def fetch_data(source: str, root: Path) -> None:
+    """Download a competition or data set and unpack it as `root`, which appears only when it is whole.
+
+    The archive waits beside it, hidden, so that a broken download goes on and a broken unpacking starts from it.
+    """
+    from archives import unpack
+    from kaggle_site import download
+
+    archive = root.with_name(f".{root.name}.{source.replace('/', '-')}.zip")
+    if not archive.is_file():
+        download(source, archive)
+    with atomic(root) as folder:
+        unpack(archive, folder)
+    archive.unlink()
 
 
 def label_tables(config: Config, root: Path) -> tuple[Path, ...]:

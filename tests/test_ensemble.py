@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from config import parse_config
-from ensemble import blend, blend_stores, fit_weights, put_first
+from ensemble import fit_weights, put_first
 from errors import UserError
+from members import blend, blend_stores
 from stores import ProbabilityStore, ProbabilityWriter
 
 

@@ -17,18 +17,19 @@ FLOORS = (
     "config",
     "rle losses metrics runtime strata tables terrain districts",
     "artifacts",
-    "cli images formats stores transforms scenes",
+    "cli images formats stores transforms scenes archives kaggle_site",
     "index labels points models inference postprocess scoring",
     "fitting pseudo predictions pictures",
     "dataset semi",
     "engine",
+    "members",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "
-    "list_stages",
+    "make_bundle list_stages",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 SCRIPTS = set(FLOORS[-1].split())
 LONGEST_FILE, LONGEST_FUNCTION = 350, 80
-LONGER = {"config.py": 420}  # the schema is one file, read from top to bottom
+LONGER = {"config.py": 450}  # the schema is one file, read from top to bottom
 
 FILES = sorted(SRC.glob("*.py"))
 SCRIPT_FILES = [path for path in FILES if path.stem in SCRIPTS]

@@ -26,10 +26,10 @@ from helpers import (
 from torch import nn
 
 import engine
-import predict
 from artifacts import load_checkpoint, read_json
 from config import Train
 from images import read_mask
+from members import open_predictor
 
 # Runs train.py in forked children of one process. A job is [arguments, limits]: a child is killed at its event number
 # `limit`, the next one goes on, and the last is left alone. Events are all that a kill could tear apart; the answer is
@@ -283,7 +283,7 @@ def test_early_stopping_and_the_best_epoch(
     assert len(read_log(paths.run(0, 0))) == epochs
     checkpoints = {name: load_checkpoint(paths.run(0, 0) / f"{name}.pt") for name in ("best", "last")}
     assert (checkpoints["best"]["epoch"], checkpoints["last"]["epoch"]) == (best, epochs)
-    predictor = predict.open_predictor(config, paths, 0, 0, tta=False)
+    predictor = open_predictor(config, paths, 0, 0, tta=False)
     assert same_tensors(dict(predictor.model.state_dict()), checkpoints["best"]["model"])
 
 

@@ -1,0 +1,151 @@
+"""The ensemble's members, the trained folds of its rounds: asked one after the other, and blended.
+
+    for image_id, label in label_images(config, paths, images, scratch): ...
+
+The same steps predict the test set stage by stage (predict.py, ensemble.py, make_submission.py) and new images at once
+(infer.py). Probabilities pass through stores on disk, so that memory does not grow with the number of images.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from artifacts import Paths, load_checkpoint, read_json, show_changes, stage_settings
+from config import Config
+from errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from index import ImageFile
+    from inference import Predictor
+    from stores import ProbabilityStore
+
+
+def member_rounds(config: Config) -> list[int]:
+    last = len(config.rounds) - 1
+    return [last] if config.ensemble.rounds == "last" else list(range(last + 1))
+
+
+def checkpoint_file(config: Config, paths: Paths, round: int, fold: int) -> Path:
+    """The weights that a trained fold predicts with."""
+    return paths.run(round, fold) / f"{config.rounds[round].train.select}.pt"
+
+
+def open_predictor(config: Config, paths: Paths, round: int, fold: int, tta: bool) -> "Predictor":
+    """Raises UserError where the fold is not trained, or for other images, classes or another model."""
+    from engine import load_weights, make_predictor
+    from models import build_model
+    from runtime import best_device
+
+    check_training(config, paths.run(round, fold))
+    checkpoint = checkpoint_file(config, paths, round, fold)
+    model = build_model(config.model, config.image.channels, config.channels, with_weights=False)
+    load_weights(model, load_checkpoint(checkpoint)["model"], checkpoint)
+    return make_predictor(model, config, config.rounds[round].train, best_device(), tta)
+
+
+def check_training(config: Config, folder: Path) -> None:
+    """Raises UserError, with the difference, where a fold was trained for other images or classes or another model."""
+    wanted = stage_settings(config, "task", "classes", "image", "model")
+    trained = read_json(folder / "manifest.json")["made_from"]["settings"]
+    if shown := show_changes({key: trained[key] for key in wanted}, wanted):
+        raise UserError(f"{folder}: trained with other settings ({shown}); put them back, or train with --fresh")
+
+
+def write_store(
+    config: Config, paths: Paths, predictor: "Predictor", images: Sequence[tuple[str, str]], store: Path, title: str
+) -> None:
+    """Stream images, `(image_id, path)`, through the predictor into a store, with a progress bar."""
+    from tqdm import tqdm
+
+    from engine import read_inputs
+    from inference import predict_images
+    from stores import ProbabilityWriter
+
+    sinks = {}
+    with (
+        ProbabilityWriter(store) as writer,
+        tqdm(total=len(images), desc=title, leave=False, dynamic_ncols=True) as progress,
+    ):
+        for image_id, shape, top, band in predict_images(predictor, read_inputs(config, paths, images)):
+            if image_id not in sinks:
+                sinks[image_id] = writer.create(image_id, shape)
+            sinks[image_id].write(top, band)
+            if top + band.shape[1] == shape[1]:
+                del sinks[image_id]
+                progress.update()
+    print(f"{title}: {len(images)} images")
+
+
+def blend(answers: "np.ndarray", weights: "np.ndarray", mean: str, exclusive: bool) -> "np.ndarray":
+    """`(members, K, H, W)` → `(K, H, W) float32`: the weighted arithmetic mean, or the geometric one, normalised."""
+    import numpy as np
+
+    weights = np.asarray(weights, np.float32) / np.float32(np.sum(weights))
+    if mean == "arithmetic":
+        return np.tensordot(weights, answers, axes=1)
+    logs = np.log(np.clip(answers, 1.0 / 512.0, 1.0 - 1.0 / 512.0))
+    present = np.exp(np.tensordot(weights, logs, axes=1))
+    if exclusive:
+        return present / present.sum(0, keepdims=True)
+    absent = np.exp(np.tensordot(weights, np.log1p(-np.exp(logs)), axes=1))
+    return present / (present + absent)
+
+
+def blend_stores(
+    config: Config, stores: "list[ProbabilityStore]", weights: "np.ndarray"
+) -> "Iterator[tuple[str, np.ndarray]]":
+    """Every image of the first store, blended with the same image of the others."""
+    import numpy as np
+
+    exclusive = config.task in ("multiclass", "instances")
+    for image_id in stores[0].image_ids:
+        answers = np.stack([store.read(image_id) for store in stores])
+        yield image_id, blend(answers, weights, config.ensemble.mean, exclusive)
+
+
+def write_blend(config: Config, members: Iterable[Path], weights: "Sequence[float] | np.ndarray", store: Path) -> None:
+    """Blend the members' stores, round by round and fold by fold, with a weight a round."""
+    import numpy as np
+
+    from stores import ProbabilityStore, ProbabilityWriter
+
+    stores = [ProbabilityStore(path) for path in members]
+    with ProbabilityWriter(store) as writer:
+        for image_id, probabilities in blend_stores(config, stores, np.repeat(weights, config.folds.count)):
+            writer.add(image_id, probabilities)
+
+
+def read_weights(config: Config, paths: Paths) -> list[float]:
+    """The fitted weight of each round that takes part. Raises UserError where ensemble.py has not run for them."""
+    path, rounds = paths.runs / "ensemble" / "weights.json", member_rounds(config)
+    weights = read_json(path)["weights"]
+    if list(weights) != [f"round {round}" for round in rounds]:
+        raise UserError(f"{path}: weights of {', '.join(weights)}, not of the config's rounds; run ensemble.py again")
+    return list(weights.values())
+
+
+def label_images(
+    config: Config, paths: Paths, images: "Sequence[ImageFile]", scratch: Path
+) -> "Iterator[tuple[str, np.ndarray]]":
+    """`(image_id, label array)` of each image at its own size, by all members with TTA and the fitted postprocessing.
+
+    `scratch` is a folder for the probabilities meanwhile. Raises UserError where a stage of the training is missing.
+    """
+    from postprocess import resize_probabilities, to_label
+    from predictions import load_parameters
+    from stores import ProbabilityStore
+
+    weights, parameters = read_weights(config, paths), load_parameters(paths)
+    inputs, stores = [(image.image_id, str(image.path.absolute())) for image in images], []
+    for round in member_rounds(config):
+        for fold in range(config.folds.count):
+            predictor = open_predictor(config, paths, round, fold, config.predict.tta != "none")
+            stores.append(scratch / f"round{round}_fold{fold}.zarr")
+            write_store(config, paths, predictor, inputs, stores[-1], f"round {round} fold {fold}")
+    write_blend(config, stores, weights, scratch / "ensemble.zarr")
+    blended = ProbabilityStore(scratch / "ensemble.zarr")
+    for image in images:
+        probabilities = resize_probabilities(blended.read(image.image_id), image.size)
+        yield image.image_id, to_label(probabilities, config.task, parameters)
