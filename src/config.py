@@ -46,6 +46,16 @@ class TableFormat(Section):
     size: tuple[int, int] | None = None  # (height, width) of the submitted mask; None: the image's own
 
 
+class DrawnPoints(Section):
+    """Points of dense masks, drawn once by prepare.py; training sees nothing else. Give count, density or per_class."""
+
+    count: Positive | None = None  # points an image
+    density: Annotated[float, Field(gt=0.0, le=1.0)] | None = None  # the share of an image's pixels
+    per_class: Positive | None = None  # points of each class that an image shows
+    grid: Literal["own", "working"] = "own"  # drawn among the image's own pixels, or among those of its working scale
+    judge: Literal["points", "masks"] = "points"  # what held-out images choose by; both are scored
+
+
 class Labels(Section):
     """Where the labels lie and how they are written."""
 
@@ -60,6 +70,11 @@ class Labels(Section):
     # images with no label: a mistake, more unlabelled images, or the test set
     without_label: Literal["error", "unlabelled", "test"] = "error"
     keep: int | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled
+    points: DrawnPoints | None = None  # masks, rle: learn from points of them alone
+
+    @property
+    def sparse(self) -> bool:
+        return self.kind == "points" or self.points is not None
 
 
 class Data(Section):
@@ -131,6 +146,7 @@ class Loss(Section):
     dice: Annotated[float, Field(ge=0.0)] = 1.0
     focal_gamma: Annotated[float, Field(ge=0.0)] = 0.0
     class_weights: Literal["none", "frequency", "sqrt_frequency"] = "none"
+    gated_crf: Annotated[float, Field(ge=0.0)] = 0.0  # like neighbours, like answers: for sparse labels, try 0.1
     label_smoothing: Share = 0.0
 
 
@@ -142,13 +158,16 @@ class Consistency(Section):
     threshold: Share = 0.95
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     share: Share = 0.5  # of a batch
+    # "labelled": the training images too, whose unknown pixels nobody else teaches
+    pool: tuple[Literal["labelled", "unlabelled", "test"], ...] = ("unlabelled", "test")
 
 
 class Pseudo(Section):
     """Which of the teachers' labels a student learns from. A pixel or image must pass every rule that is set."""
 
     teachers: Literal["previous", "all"] = "previous"  # the round before, or every round before
-    pool: tuple[Literal["unlabelled", "test"], ...] = ("unlabelled",)
+    # "labelled": the training images, whose known pixels stay as they are
+    pool: tuple[Literal["labelled", "unlabelled", "test"], ...] = ("unlabelled",)
     labels: Literal["hard", "soft"] = "hard"
     pixel_confidence: Share = 0.0  # the best class's probability
     image_confidence: Share = 0.0  # the share of an image's pixels that pass the pixel rules
@@ -271,6 +290,11 @@ class Config(Section):
             raise ValueError("data.root: the generator writes its own folder, data/<name>/raw; drop one of the two")
         if self.data.generator != "none" and self.data.kaggle:
             raise ValueError("data.kaggle: the generator makes the data; drop one of the two")
+        if drawn := self.data.labels.points:
+            if self.data.labels.kind not in ("masks", "rle"):
+                raise ValueError("data.labels.points: drawn from dense labels alone; let kind be masks or rle")
+            if sum(one is not None for one in (drawn.count, drawn.density, drawn.per_class)) != 1:
+                raise ValueError("data.labels.points: give one of count, density and per_class")
         if self.task == "instances" and any(one.pseudo and one.pseudo.labels == "soft" for one in self.rounds):
             raise ValueError("rounds.pseudo.labels: instances are learnt from hard labels; say hard")
         if {len(self.image.mean), len(self.image.std)} != {self.image.channels} and self.image.normalise == "fixed":

@@ -20,7 +20,7 @@ FLOORS = (
     "cli images formats stores transforms scenes archives kaggle_site",
     "index labels points models inference postprocess scoring",
     "fitting pseudo predictions pictures",
-    "dataset semi",
+    "dataset semi sheets",
     "engine",
     "members",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "

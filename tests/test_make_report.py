@@ -170,7 +170,7 @@ def write_scores(paths: Paths, metric: str, classes: tuple[str, ...]) -> None:
         row = {"name": name, "round": round, "oof": oof, "folds": [oof - 0.1, oof + 0.1], "hidden": hidden[metric]}
         phases.append(row | {"oof_scores": scores, "hidden_scores": hidden})
     phases[-1]["used"] = False
-    write_json(paths.scores, {"metric": metric, "task": "", "hidden": "test", "phases": phases})
+    write_json(paths.scores, {"metric": metric, "task": "", "hidden": "test", "judges": [], "phases": phases})
     parameters = {"thresholds": [0.5] * len(classes), "min_areas": [0] * len(classes), "class_scales": []}
     scores = {"unfitted": 0.7123, "plain": 0.72, "nested": 0.65}
     write_json(paths.postprocess, {"metric": metric, "fitted": False, "out_of_fold": scores, "parameters": parameters})
@@ -232,11 +232,13 @@ def test_strange_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
 
 def test_points_are_drawn_on_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pictures
+    import sheets  # draws points as well, and not through `pictures`
 
     drawn = []
     monkeypatch.setattr(pictures, "draw_points", lambda *values: drawn.append(len(values[1])) or draw_points(*values))
     text = report(make_run(tmp_path, sparse=True))
     assert drawn == [2] * 9
+    assert sheets.result_sheet(Paths(tmp_path, "x")).is_file()
     assert "10 labelled (points)" in text
 
 
