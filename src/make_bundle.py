@@ -104,6 +104,8 @@ def main(args: argparse.Namespace) -> None:
     print(describe_time(timing, images))
     print(f"kaggle datasets create -p {paths.runs / 'bundle' / 'dataset'} --dir-mode zip")
     print(f"kaggle kernels push -p {paths.runs / 'bundle' / 'kernel'}")
+    if not config.data.kaggle.startswith("competitions/"):
+        print("data.kaggle names no competition: put it into the notebook's first line and its metadata")
     if args.user == NOBODY:
         print(f"first put your Kaggle name for {NOBODY} into both metadata files, or name it with --user")
 

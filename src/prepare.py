@@ -63,6 +63,8 @@ def fetch_data(source: str, root: Path) -> None:
     archive = root.with_name(f".{root.name}.{source.replace('/', '-')}.zip")
     if not archive.is_file():
         download(source, archive)
+    for left in root.parent.glob(f".{root.name}.tmp*"):  # by a process that was killed while unpacking
+        remove(left)
     with atomic(root) as folder:
         unpack(archive, folder)
     archive.unlink()

@@ -109,6 +109,7 @@ def test_a_download_goes_on_where_it_broke_and_is_unpacked_whole(kaggle: Kaggle,
     part = archive.with_name(archive.name + ".part").stat().st_size
     assert part >= 2**20
 
+    (tmp_path / ".raw.tmp1" / "train").mkdir(parents=True)  # half unpacked, long ago
     second = call(kaggle, tmp_path, "prepare.py")
     assert second.returncode == 0, second.stderr
     assert "the connection to Kaggle broke (ChunkedEncodingError); going on at" in second.stderr
