@@ -26,6 +26,7 @@ from config import Config, config_hash, flatten
 from errors import UserError
 
 TOP = Path(__file__).resolve().parent.parent  # the project's top folder
+PATCHES = "_patch"  # ends the name of a store of centre crops
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Paths:
         return self.runs / f"round{round}" / f"fold{fold}"
 
     def probabilities(self, round: int, fold: int, split: str, tta: bool) -> Path:
-        """The store of one model's predictions; `split` is oof, unlabelled or test."""
+        """The store of one model's predictions; `split` is oof, unlabelled or test, with PATCHES for centre crops."""
         return self.run(round, fold) / f"{split}{'_tta' if tta else ''}.zarr"
 
     def pseudo(self, round: int, fold: int) -> Path:

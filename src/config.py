@@ -61,8 +61,9 @@ class Labels(Section):
 
     kind: Literal["masks", "rle", "points", "none"] = "none"
     path: str = ""  # template of the mask files ("{tile}/masks/{part}.png") or the table's path ("train.csv")
-    match: Literal["fields", "number"] = "fields"  # mask ↔ image: same template fields, or same last number in the stem
-    encoding: Literal["index", "binary", "palette", "rgb_id", "instances"] = "index"
+    # mask ↔ image: same template fields; or same stem, else same last number in it
+    match: Literal["fields", "number"] = "fields"
+    encoding: Literal["index", "binary", "otsu", "palette", "rgb_id", "instances"] = "index"
     palette: dict[str, Colour] = {}  # class name → colour
     values: dict[str, int] = {}  # class name → grey value; empty: value i is class i
     ignore: tuple[int | Colour, ...] = ()  # grey values or colours that mean "unknown"
@@ -70,6 +71,8 @@ class Labels(Section):
     # images with no label: a mistake, more unlabelled images, or the test set
     without_label: Literal["error", "unlabelled", "test"] = "error"
     keep: int | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled
+    keep_test: Positive | None = None  # of those others, so many become test images
+    keep_unlabelled: Annotated[int, Field(ge=0)] | None = None  # and so many unlabelled ones; the rest is left out
     points: DrawnPoints | None = None  # masks, rle: learn from points of them alone
 
     @property
@@ -83,7 +86,8 @@ class Data(Section):
     root: str = ""  # the folder with the data, relative to the project's top; empty: data/<name>/raw
     # where a missing root is downloaded from, and where submissions go: competitions/NAME or datasets/OWNER/NAME
     kaggle: Annotated[str, Field(pattern=r"^(competitions/[\w-]+|datasets/[\w-]+/[\w-]+)?$")] = ""
-    generator: Literal["none", "scenes"] = "none"  # write a competition here when it is missing
+    generator: Literal["none", "scenes", "microct"] = "none"  # write a competition here when it is missing
+    size: Positive | None = None  # the side of the generator's images; None: its own choice
     images: str = "train/{id}.png"
     unlabelled: str = ""
     test: str = ""
@@ -108,23 +112,42 @@ class Image(Section):
 
 
 class Folds(Section):
-    count: Annotated[int, Field(ge=2)] = 5
+    count: Positive = 5
+    validation: Positive | None = None  # of a single fold: how many images it holds out; all others are trained on
     stratify: bool = True
     group: bool = True  # keep a group's images in one fold, where the data has groups
 
 
 class Model(Section):
-    arch: Literal["Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "Linknet", "MAnet", "Segformer", "UPerNet"] = "Unet"
+    arch: Literal[
+        "Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "Linknet", "MAnet", "Segformer", "UPerNet", "PlainUnet"
+    ] = "Unet"
     encoder: str = "tu-tf_efficientnet_lite0"
     # "auto" looks in a package on this machine, the hub's cache, the hub; a path is a file or folder; "none" is random
     weights: str = "auto"
-    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)  # a PlainUnet's own widths, from the bottom up
     norm: Literal["batch", "group", "instance"] = "batch"
     dropout: Share = 0.0
     freeze_encoder_stages: Annotated[int, Field(ge=0)] = 0
 
+    @model_validator(mode="after")
+    def _plain_is_random(self) -> "Model":
+        if self.arch == "PlainUnet" and self.weights != "none":
+            raise ValueError("weights: a PlainUnet has no pretrained encoder; say none")
+        return self
 
-class Augment(Section):
+
+class Photometry(Section):
+    """What changes an image's pixels and leaves them in their place."""
+
+    colour: Share = 0.5  # strength of brightness, contrast, saturation and hue
+    grey: Share = 0.1  # chance of a grey image
+    invert: Share = 0.0
+    noise: Share = 0.2
+    blur: Share = 0.2  # Gaussian or motion
+
+
+class Augment(Photometry):
     """The training recipe: geometry first (shared by a weak and a strong view), then photometry."""
 
     crop: Positive = 256
@@ -132,12 +155,7 @@ class Augment(Section):
     flips: bool = True
     rotate90: bool = True
     rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0  # degrees
-    foreground: Share = 0.0  # share of crops centred on a labelled foreground pixel
-    colour: Share = 0.5  # strength of brightness, contrast, saturation and hue
-    grey: Share = 0.1  # chance of a grey image
-    invert: Share = 0.0
-    noise: Share = 0.2
-    blur: Share = 0.2
+    foreground: Share = 0.0  # share of crops around a labelled foreground pixel, which lies anywhere in the crop
     cutmix: Share = 0.0  # chance that a training image gets a rectangle of another of its batch
 
 
@@ -158,6 +176,7 @@ class Consistency(Section):
     threshold: Share = 0.95
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     share: Share = 0.5  # of a batch
+    strong: Photometry | None = None  # of the student's view; None: as train.augment has it
     # "labelled": the training images too, whose unknown pixels nobody else teaches
     pool: tuple[Literal["labelled", "unlabelled", "test"], ...] = ("unlabelled", "test")
 
@@ -208,6 +227,7 @@ class Round(Section):
 
     phase: Literal["warmup", "joint", "finetune"] = "warmup"
     start: Literal["encoder", "previous"] = "encoder"  # from the pretrained encoder or the round before
+    freeze_encoder_stages: Annotated[int, Field(ge=0)] | None = None  # None: as the model section says
     train: Train = Train()
     pseudo: Pseudo | None = None
     consistency: Consistency | None = None
@@ -227,6 +247,8 @@ class Predict(Section):
     batch_size: Positive = 8
     tta: Literal["none", "flips", "d4"] = "d4"
     scales: tuple[float, ...] = (1.0,)
+    # score the centre crops of this side too, predicted from themselves alone; training is then judged by these
+    patch: Positive | None = None
 
 
 class Ensemble(Section):
@@ -286,6 +308,12 @@ class Config(Section):
             raise ValueError(f"classes: a {self.task} task has one class, not {len(self.classes)}")
         if self.task == "multiclass" and len(self.classes) < 2:
             raise ValueError("classes: a multiclass task needs at least two")
+        if (self.folds.count == 1) != (self.folds.validation is not None):
+            raise ValueError("folds.validation: how many images a single fold (folds.count 1) holds out; give it there")
+        if self.folds.count == 1 and (self.postprocess.fit or self.ensemble.fit_weights):
+            raise ValueError("folds.count: one fold judges no fit; set postprocess.fit and ensemble.fit_weights false")
+        if self.data.labels.keep is None and (self.data.labels.keep_test or self.data.labels.keep_unlabelled):
+            raise ValueError("data.labels.keep: how many labels stay; keep_test and keep_unlabelled share out the rest")
         if self.data.generator != "none" and self.data.root:
             raise ValueError("data.root: the generator writes its own folder, data/<name>/raw; drop one of the two")
         if self.data.generator != "none" and self.data.kaggle:

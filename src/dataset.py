@@ -28,6 +28,7 @@ from transforms import (
     UNKNOWN_INSTANCE,
     apply_geometry,
     apply_photometry,
+    cut_centre,
     cut_window,
     draw_window,
     instance_classes,
@@ -94,8 +95,10 @@ def make_records(table: "pd.DataFrame", points: "pd.DataFrame | None" = None) ->
     ]
 
 
-def load_image(path: Path, settings: Image) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def load_image(path: Path, settings: Image, patch: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An image at the working scale, uint8 or float32 in [0, 1], and the mean and deviation it is normalised by.
+
+    With `patch`, only the square of that side in its middle.
 
     A float image beyond [0, 1] is stretched to it where `normalise` is "image", for which its scale does not matter;
     else raises UserError.
@@ -110,6 +113,7 @@ def load_image(path: Path, settings: Image) -> tuple[np.ndarray, np.ndarray, np.
                 raise UserError(f"{path}: values from {low:g} to {high:g}, not 0 to 1; say image.normalise=image")
             image = (image - low) / max(high - low, 1e-12)
     mean, std = statistics(image, settings, scale)
+    image = cut_centre(image, patch)
     return resize_image(image, working_shape(*image.shape[:2], settings)), mean, std
 
 
@@ -138,6 +142,9 @@ class TrainingDataset(Dataset):
         self.train: Train = config.rounds[round].train
         self.seed = derive_seed(config.seed, "samples", round, fold)
         self.recipe = make_recipe(self.train.augment, config.image.channels)
+        consistency = config.rounds[round].consistency
+        stronger = consistency.strong if consistency else None
+        self.strong = make_recipe(self.train.augment, config.image.channels, stronger) if stronger else self.recipe
         self._cache: dict[tuple[int, int], Picture] = {}
         self._room = self.train.cache_gb * 2**30 / max(1, self.train.workers)  # each worker decodes for itself
 
@@ -156,7 +163,8 @@ class TrainingDataset(Dataset):
             box = _draw_box(self.train.augment.crop, rng)
             image[box], label[box] = other[box], other_label[box]
         full = 255.0 if image.dtype == np.uint8 else 1.0
-        strong = normalise(apply_photometry(self.recipe, image, seed), picture.mean, picture.std, full)
+        recipe = self.strong if kind == "unlabelled" else self.recipe
+        strong = normalise(apply_photometry(recipe, image, seed), picture.mean, picture.std, full)
         sample = {"image_id": record.image_id, "image": torch.from_numpy(strong)}
         if kind == "unlabelled":
             weak = torch.from_numpy(normalise(image, picture.mean, picture.std, full))

@@ -1,7 +1,7 @@
 """Training and evaluation as plain functions over a `Learner`: the model, its average and what moves them.
 
-    learner = make_learner(config, round, accelerator, steps_per_epoch, state)
-    losses = train_one_epoch(learner, batches, count=25, epoch=0)
+learner = make_learner(config, round, accelerator, steps_per_epoch, state)
+losses = train_one_epoch(learner, batches, count=25, epoch=0)
 """
 
 import time
@@ -30,7 +30,7 @@ from postprocess import resize_probabilities, starting_parameters, to_label
 from predictions import judged_by_masks
 from scoring import Scores, dense_truth
 from semi import ramp, teach
-from transforms import normalise
+from transforms import cut_centre, normalise
 
 WAY_OUT = "lower train.learning_rate, or set train.precision=fp32"
 
@@ -90,8 +90,10 @@ def make_learner(
     class_weights: Tensor | None = None,
 ) -> Learner:
     """A fresh learner: from `start`'s weights where given, else from the pretrained encoder."""
-    train = round.train
-    model = build_model(config.model, config.image.channels, config.channels, with_weights=start is None)
+    train, wanted = round.train, config.model
+    if round.freeze_encoder_stages is not None:
+        wanted = wanted.model_copy(update={"freeze_encoder_stages": round.freeze_encoder_stages})
+    model = build_model(wanted, config.image.channels, config.channels, with_weights=start is None)
     if start is not None:
         load_weights(model, start, "the round before")
     model = model.to(accelerator.device, memory_format=torch.channels_last)
@@ -197,7 +199,9 @@ def apply_step(learner: Learner) -> None:
     if train.schedule != "plateau":
         learner.schedule.step()
     if learner.ema is not None:
-        update_ema(learner.ema, learner.plain_model, train.ema, learner.step)
+        # a mean teacher starts as good as its student: following fast at first would only make it worse
+        taught = learner.round.consistency is not None and learner.round.start == "previous"
+        update_ema(learner.ema, learner.plain_model, train.ema, None if taught else learner.step)
     learner.step += 1
 
 
@@ -260,36 +264,40 @@ def make_predictor(model: nn.Module, config: Config, train: Train, device: torch
     return Predictor(model, config.predict, activation, device, train.precision, tta)
 
 
-def read_inputs(config: Config, paths: Paths, images: Iterable[tuple[str, str]]) -> Iterator[tuple[str, np.ndarray]]:
-    """`(image_id, path)` → `(image_id, (C, H, W) float32)` at the working scale, one at a time."""
+def read_inputs(
+    config: Config, paths: Paths, images: Iterable[tuple[str, str]], patch: int | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """`(image_id, path)` → `(image_id, (C, H, W) float32)` at the working scale, whole or its centre, one at a time."""
     for image_id, path in images:
-        image, mean, std = load_image(paths.resolve(path), config.image)
+        image, mean, std = load_image(paths.resolve(path), config.image, patch)
         yield image_id, normalise(image, mean, std, 255.0 if image.dtype == np.uint8 else 1.0)
 
 
 def evaluate(learner: Learner, records: list[Record], paths: Paths) -> dict[str, float]:
     """Scores of the learner's predictive weights on labelled images of their own size, with the config's thresholds.
 
-    Where points were drawn from masks, both judge: the config's choice under the plain names, the other under names
-    that begin with "masks_" or "points_".
+    Where the config asks for patches, they are the images. Where points were drawn from masks, both judge: the config's
+    choice under the plain names, the other under names that begin with "masks_" or "points_".
     """
-    config = learner.config
+    config, patch = learner.config, learner.config.predict.patch
     predictor = make_predictor(learner.predictive, config, learner.round.train, learner.accelerator.device, tta=False)
     parameters, known = starting_parameters(config), {record.image_id: record for record in records}
     first, second = ("masks", "points") if judged_by_masks(config) else ("points", "masks")
     scores = {first: Scores(config), second: Scores(config)}
     both = config.data.labels.points is not None
-    inputs = read_inputs(config, paths, ((record.image_id, record.image) for record in records))
+    inputs = read_inputs(config, paths, ((record.image_id, record.image) for record in records), patch)
     bands: dict[str, list[np.ndarray]] = {}
     for image_id, shape, top, band in predict_images(predictor, inputs):
         bands.setdefault(image_id, []).append(band)
         if top + band.shape[1] == shape[1]:
-            record = known[image_id]
-            probabilities = resize_probabilities(np.concatenate(bands.pop(image_id), axis=1), record.size)
+            truths = {"points": record_truth(known[image_id], paths)}
+            truths |= {"masks": read_mask(dense_truth(paths, image_id))} if both else {}
+            truths = {name: cut_centre(truth, patch) for name, truth in truths.items()}
+            probabilities = np.concatenate(bands.pop(image_id), axis=1)
+            probabilities = resize_probabilities(probabilities, truths["points"].shape[:2])
             label = to_label(probabilities, config.task, parameters)
-            scores["points"].add(record_truth(record, paths), label)
-            if both:
-                scores["masks"].add(read_mask(dense_truth(paths, image_id)), label)
+            for name, truth in truths.items():
+                scores[name].add(truth, label)
     others = {f"{second}_{name}": value for name, value in scores[second].values().items()} if both else {}
     return scores[first].values() | others
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, read_json, stage_settings, write_json
+from artifacts import PATCHES, Paths, Stage, read_json, stage_settings, write_json
 from cli import make_parser, open_config, run_script
 from config import Config
 
@@ -37,6 +37,7 @@ class Part:
     parameters: "Parameters"
     fold: int | None
     dense: bool = False
+    patch: int | None = None  # the side of the centre crops that the store holds, None where it holds whole images
 
 
 @dataclass(frozen=True)
@@ -100,19 +101,28 @@ def judges(config: Config) -> list[str]:
 
 
 def list_phases(config: Config, paths: Paths, start: "Parameters") -> list[Phase]:
-    """supervised → + each pseudo-label round → + fine-tune → + TTA → + ensemble, all with the config's thresholds."""
+    """supervised → + each pseudo-label round → + fine-tune → + TTA → + ensemble, all with the config's thresholds.
+
+    Where centre crops were predicted, their scores follow each round's.
+    """
     from predictions import judged_by_masks
 
     folds, last, split = range(config.folds.count), len(config.rounds) - 1, config.data.solution_of
     dense = judged_by_masks(config)
 
-    def phase(name: str, round: int, tta: bool) -> Phase:
-        stores = [(paths.probabilities(round, fold, "oof", tta), fold) for fold in folds]
-        hidden = (paths.probabilities(round, fold, split, tta) for fold in folds)
-        oof = tuple(Part(store, start, fold, dense) for store, fold in stores)
-        return Phase(name, round, oof, tuple(Part(store, start, None) for store in hidden))
+    def phase(name: str, round: int, tta: bool, patch: int | None = None) -> Phase:
+        end = PATCHES if patch else ""
+        stores = [(paths.probabilities(round, fold, "oof" + end, tta), fold) for fold in folds]
+        hidden = (paths.probabilities(round, fold, split + end, tta) for fold in folds)
+        oof = tuple(Part(store, start, fold, dense, patch) for store, fold in stores)
+        return Phase(name, round, oof, tuple(Part(store, start, None, patch=patch) for store in hidden))
 
-    phases = [phase(phase_name(config, round), round, False) for round in range(last + 1)]
+    phases = []
+    for round in range(last + 1):
+        name = phase_name(config, round)
+        phases.append(phase(name, round, False))
+        if config.predict.patch:
+            phases.append(phase(f"{name}, patches", round, False, config.predict.patch))
     if config.predict.tta != "none":
         phases.append(phase("+ TTA", last, True))
     oof = tuple(Part(paths.ensemble("oof"), start, fold, dense) for fold in folds)
@@ -201,12 +211,12 @@ def score_parts(config: Config, paths: Paths, parts: tuple[Part, ...]) -> dict[s
 
 
 def read_part(paths: Paths, part: Part) -> "Iterator[Scored]":
-    """`(image_id, truth, probabilities)` at each image's own size, joined on ids."""
+    """`(image_id, truth, probabilities)` at each image's or patch's own size, joined on ids."""
     from predictions import read_hidden, read_oof
 
     if part.fold is None:
-        return read_hidden(paths, part.store)
-    return read_oof(paths, part.store, part.fold, dense=part.dense)
+        return read_hidden(paths, part.store, part.patch)
+    return read_oof(paths, part.store, part.fold, dense=part.dense, patch=part.patch)
 
 
 def format_table(result: dict[str, Any]) -> str:

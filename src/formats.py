@@ -304,7 +304,7 @@ def _encode_label(
             yield index, [_encode(fmt, plane)]
     else:
         # a class column beside a whole label map holds the image's class: its commonest but the background
-        areas = np.bincount(label.ravel(), minlength=2) if task == "multiclass" else np.zeros(2, np.int64)
+        areas = np.bincount(label.ravel(), minlength=2) if task != "instances" else np.zeros(2, np.int64)
         yield int(areas[1:].argmax()) + 1 if areas[1:].any() else 0, [_encode(fmt, label)]
 
 

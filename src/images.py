@@ -28,8 +28,9 @@ MAX_INSTANCES = 32767  # in a label: a 16-bit PNG holds more, but its highest bi
 def read_image(path: Path, channels: int | None = None) -> np.ndarray:
     """An image as `(H, W, C)`: uint8 or uint16 where the file has that depth, float32 for any other.
 
-    `channels` asks for a count: a grey image is repeated, a channel beyond it that is alpha is dropped. Raises
-    UserError where the file is missing, broken, cut short, holds NaN or infinity, or has other channels.
+    `channels` asks for a count: a grey image is repeated, a colour image is made grey (by luminance, ITU-R BT.601), a
+    channel beyond it that is alpha is dropped. Raises UserError where the file is missing, broken, cut short, holds NaN
+    or infinity, or has other channels.
     """
     with _readable(path):
         image = _read_tiff(path, colours=True) if path.suffix.lower() in TIFF else _read_picture(path, colours=True)
@@ -142,6 +143,8 @@ def _fit_channels(image: np.ndarray, channels: int, path: Path) -> np.ndarray:
         return image[..., :channels]
     if has in (1, 2) and channels == 3:  # grey, or grey and alpha
         return np.repeat(image[..., :1], 3, axis=2)
+    if has in (3, 4) and channels == 1:
+        return cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2GRAY)[..., None]
     if has != channels:
         raise UserError(f"{path}: has {has} channels where image.channels says {channels}; set it to {has}, or convert")
     return image

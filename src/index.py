@@ -128,7 +128,7 @@ def find_files(root: Path, template: str, key: str, needed: bool = True) -> list
 def match_masks(
     data: Data, root: Path, images: Sequence[ImageFile], template: str, *, key: str, complete: bool = True
 ) -> dict[str, Path]:
-    """Which mask file belongs to which image id, over the fields both templates share or by the last number.
+    """Which mask file belongs to which image id: over the fields both templates share, or by stem or last number.
 
     Images without a mask are left out. Raises UserError for two masks of one image and, if `complete`, for a mask
     without an image.
@@ -139,16 +139,20 @@ def match_masks(
         shared &= field_names(template.rpartition("/")[0])
     elif not shared:
         raise UserError(f"{key}: {template!r} shares no field with data.images; name one alike, or match: number")
+    found = find_files(root, template, key)
+    # by number, files of one stem belong together before their numbers are looked at
+    stems = {_stem_key(image.path, image.fields, shared) for image in images} if number else set()
+    stems &= {_stem_key(path, fields, shared) for path, fields in found}
     masks: dict[tuple[str | int, ...], Path] = {}
-    for path, fields in find_files(root, template, key):
-        join = _join_key(path, fields, shared, number)
+    for path, fields in found:
+        join = _join_key(path, fields, shared, number, stems)
         if join in masks:
             raise UserError(f"{key}: {masks[join]} and {path} are masks of one image; keep one or name more fields")
         masks[join] = path
     matched: dict[str, Path] = {}
     owners: dict[tuple[str | int, ...], Path] = {}
     for image in images:
-        join = _join_key(image.path, image.fields, shared, number)
+        join = _join_key(image.path, image.fields, shared, number, stems)
         if join in masks:
             if join in owners:
                 raise UserError(f"{key}: {masks[join]} fits {owners[join]} and {image.path}; name more fields")
@@ -196,13 +200,21 @@ def fill(template: str, fields: dict[str, str], key: str, source: str) -> str:
     return FIELD.sub(lambda part: fields[part[1]] if part[1] else part[0], template)
 
 
-def _join_key(path: Path, fields: dict[str, str], shared: set[str], number: bool) -> tuple[str | int, ...]:
-    key: tuple[str | int, ...] = tuple(fields[name] for name in sorted(shared))
+def _stem_key(path: Path, fields: dict[str, str], shared: set[str]) -> tuple[str, ...]:
+    return (*(fields[name] for name in sorted(shared)), path.stem)
+
+
+def _join_key(
+    path: Path, fields: dict[str, str], shared: set[str], number: bool, stems: set[tuple[str, ...]]
+) -> tuple[str | int, ...]:
+    *key, stem = _stem_key(path, fields, shared)
     if not number:
-        return key
+        return tuple(key)
+    if (*key, stem) in stems:
+        return (*key, stem)
     digits = re.findall(r"\d+", path.stem)
     if not digits:
-        raise UserError(f"{path}: no number in its name to match by; rename it or use match: fields")
+        raise UserError(f"{path}: neither a number in its name nor a file of its stem; rename it or use match: fields")
     return (*key, int(digits[-1]))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from skimage.filters import threshold_otsu
 
 from config import IGNORE_INDEX, Config
 from errors import UserError
@@ -30,7 +31,7 @@ def check_encoding(config: Config) -> None:
     """Raises UserError where labels.encoding, palette, values or ignore do not fit the task and the classes."""
     labels, names = config.data.labels, label_names(config)
     fitting = {
-        "binary": ("index", "binary", "palette", "rgb_id"),
+        "binary": ("index", "binary", "otsu", "palette", "rgb_id"),
         "multiclass": ("index", "binary", "palette", "rgb_id"),
         "multilabel": ("binary",),  # a file with one plane a class; classes may overlap, which no single value can say
         "instances": ("instances", "rgb_id", "index"),
@@ -63,14 +64,16 @@ def decode_mask(path: Path, config: Config, unknown: Counter[Colour]) -> np.ndar
     Raises UserError naming the file for a value outside the classes and a shape the encoding cannot have.
     """
     labels = config.data.labels
-    raw = read_label_file(path, colours=labels.encoding in ("palette", "rgb_id", "binary"))
+    raw = read_label_file(path, colours=labels.encoding in ("palette", "rgb_id", "binary", "otsu"))
     if labels.encoding == "palette":
         return _from_colours(_rgb(raw, path), config, unknown)
-    if labels.encoding == "binary":
+    if labels.encoding in ("binary", "otsu"):
         return _from_binary(raw, path, config)
     if labels.encoding == "rgb_id":
         rgb = _rgb(raw, path).astype(np.int32)
         values = rgb[..., 0] + 256 * rgb[..., 1]
+        if config.task == "binary" and not labels.values:  # whatever the id, it is the foreground
+            values = np.where(np.isin(values, labels.ignore), values, values > 0)
     else:
         values = _one_plane(raw, path, labels.encoding).astype(np.int64)
     if config.task == "instances":
@@ -154,7 +157,12 @@ def _from_binary(raw: np.ndarray, path: Path, config: Config) -> np.ndarray:
         raw = raw[..., : {2: 1, 4: 3}.get(raw.shape[2], raw.shape[2])].max(axis=2)
     ignored = np.isin(raw, config.data.labels.ignore)
     grey = np.where(ignored, 0, raw).astype(raw.dtype)
-    binary = _split_grey(grey) if _is_lossy(grey, path) else grey != 0
+    if _is_lossy(grey, path):
+        binary = _split_grey(grey)
+    elif config.data.labels.encoding == "otsu" and np.ptp(grey):
+        binary = grey > threshold_otsu(grey)
+    else:
+        binary = grey != 0
     return np.where(ignored, IGNORE_INDEX, binary).astype(np.uint8)
 
 

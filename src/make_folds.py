@@ -2,8 +2,9 @@
 
     python src/make_folds.py --config configs/dubai.yaml
 
-Writes folds/<name>.csv: image_id, group, fold. Folds are balanced by the share and presence of each class, the number
-of instances and how images look. A group stays in one fold (folds.group), or else is spread evenly over all of them.
+Writes folds/<name>.csv: image_id, group, fold; fold -1 is trained on and never held out. Folds are balanced by the
+share and presence of each class, the number of instances and how images look. A group stays in one fold (folds.group),
+or else is spread evenly over all of them.
 """
 
 import argparse
@@ -26,8 +27,12 @@ def main(args: argparse.Namespace) -> None:
         print(f"{paths.folds}: made already")
         return
     table = read_coverage(paths)
-    folds = make_folds(table, config.folds.count, config.seed, config.folds.stratify, config.folds.group)
-    check_folds(folds, config.folds.count, config.folds.group)
+    settings = config.folds
+    if settings.validation is None:
+        folds = make_folds(table, settings.count, config.seed, settings.stratify, settings.group)
+    else:
+        folds = hold_out(table, settings.validation, config.seed, settings.stratify, settings.group)
+    check_folds(folds, settings.count, settings.group)
     with atomic(paths.folds) as temporary:
         folds.to_csv(temporary, index=False, lineterminator="\n")
     stage.finish(images=len(folds))
@@ -71,10 +76,27 @@ def make_folds(table: "pd.DataFrame", count: int, seed: int, stratify: bool, gro
     return table[["image_id", "group"]].assign(fold=fold)
 
 
+def hold_out(table: "pd.DataFrame", held_out: int, seed: int, stratify: bool, group: bool) -> "pd.DataFrame":
+    """A single fold of `held_out` images that are like the others, which are fold -1; otherwise as `make_folds`."""
+    import numpy as np
+
+    from strata import deal, features
+
+    if held_out >= len(table):
+        raise UserError(
+            f"folds.validation: {held_out} of {len(table)} labelled images leaves none to train on; lower it"
+        )
+    if group and (table["group"] != "").any():
+        raise UserError("folds.validation: a fixed number of images cannot keep groups whole; say folds.group false")
+    table = table.sort_values("image_id", ignore_index=True)
+    values = features(table) if stratify else np.zeros((len(table), 0))
+    return table[["image_id", "group"]].assign(fold=-deal(values, [held_out, len(table) - held_out], seed))
+
+
 def check_folds(folds: "pd.DataFrame", count: int, group: bool) -> None:
     """Assert what training relies on: each fold has images and leaves some, none is in two, no group is split."""
     assert folds["image_id"].is_unique, "an image is in two folds"
-    assert set(folds["fold"]) <= set(range(count)), "a fold has no number below folds.count"
+    assert set(folds["fold"]) <= set(range(-1, count)), "a fold has no number below folds.count"
     for fold in range(count):
         held_out = set(folds["image_id"][folds["fold"] == fold])
         rest = set(folds["image_id"][folds["fold"] != fold])

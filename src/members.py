@@ -54,9 +54,16 @@ def check_training(config: Config, folder: Path) -> None:
 
 
 def write_store(
-    config: Config, paths: Paths, predictor: "Predictor", images: Sequence[tuple[str, str]], store: Path, title: str
+    config: Config,
+    paths: Paths,
+    predictor: "Predictor",
+    images: Sequence[tuple[str, str]],
+    store: Path,
+    title: str,
+    patch: int | None = None,
 ) -> None:
-    """Stream images, `(image_id, path)`, through the predictor into a store, with a progress bar."""
+    """Stream images, `(image_id, path)`, or their centres of side `patch`, through the predictor into a store, with a
+    progress bar."""
     from tqdm import tqdm
 
     from engine import read_inputs
@@ -68,7 +75,7 @@ def write_store(
         ProbabilityWriter(store) as writer,
         tqdm(total=len(images), desc=title, leave=False, dynamic_ncols=True) as progress,
     ):
-        for image_id, shape, top, band in predict_images(predictor, read_inputs(config, paths, images)):
+        for image_id, shape, top, band in predict_images(predictor, read_inputs(config, paths, images, patch)):
             if image_id not in sinks:
                 sinks[image_id] = writer.create(image_id, shape)
             sinks[image_id].write(top, band)

@@ -1,6 +1,6 @@
 """Build a model, find its encoder's weights offline, swap norms, freeze stages, keep an average of the weights.
 
-    model = build_model(config.model, in_channels=3, classes=1)
+model = build_model(config.model, in_channels=3, classes=1)
 """
 
 import copy
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from config import Model
 from errors import UserError
 from runtime import mend_torchvision
+from unet import PlainUnet
 
 UNET_LIKE = ("Unet", "UnetPlusPlus", "Linknet", "MAnet")
 
 
 def build_model(model: Model, in_channels: int, classes: int, with_weights: bool = True) -> nn.Module:
-    """An smp model with logits `(N, classes, H, W)`; H and W must be multiples of 32.
+    """An smp model, or a plain U-Net, with logits `(N, classes, H, W)`; H and W must be multiples of 32.
 
     `with_weights=False` skips the encoder's pretrained weights, for a checkpoint that brings its own. Raises UserError
     for an unknown encoder and where weights are asked for and cannot be found.
@@ -30,6 +31,8 @@ def build_model(model: Model, in_channels: int, classes: int, with_weights: bool
     import segmentation_models_pytorch as smp
 
     options = {}
+    if model.arch == "PlainUnet":
+        return _finish(PlainUnet(in_channels, classes, model.decoder_channels[::-1]), model)
     if model.arch in UNET_LIKE and model.arch != "Linknet":
         options["decoder_channels"] = model.decoder_channels
     try:
@@ -40,6 +43,11 @@ def build_model(model: Model, in_channels: int, classes: int, with_weights: bool
         raise UserError(f"model.encoder {model.encoder!r}: {' '.join(str(error).split())[:200]}") from error
     if with_weights and model.weights != "none":
         load_encoder(network.encoder, model.encoder, model.weights, in_channels)
+    return _finish(network, model)
+
+
+def _finish(network: nn.Module, model: Model) -> nn.Module:
+    """What every architecture gets: its norms, dropout and frozen stages."""
     if model.norm != "batch":
         swap_norms(network, model.norm)
     if model.dropout:
@@ -123,9 +131,13 @@ def make_ema(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the average towards the model; early on it follows faster: decay is at most (1 + step) / (10 + step)."""
-    decay = min(decay, (1 + step) / (10 + step))
+def update_ema(ema: nn.Module, model: nn.Module, decay: float, step: int | None) -> None:
+    """Move the average towards the model; early on it follows faster: decay is at most (1 + step) / (10 + step).
+
+    Without a step the decay is as given: for an average that is worth keeping from the start.
+    """
+    if step is not None:
+        decay = min(decay, (1 + step) / (10 + step))
     averaged, current = list(ema.parameters()), [parameter.detach() for parameter in model.parameters()]
     torch._foreach_lerp_(averaged, current, 1.0 - decay)
     for target, source in zip(ema.buffers(), model.buffers(), strict=True):

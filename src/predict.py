@@ -9,7 +9,7 @@ Writes a probability store for each purpose, and one more with test-time augment
 import argparse
 from typing import TYPE_CHECKING
 
-from artifacts import Paths, Stage, stage_settings
+from artifacts import PATCHES, Paths, Stage, stage_settings
 from cli import chosen_folds, make_parser, open_config, run_script
 from config import Config
 from members import open_predictor, write_store
@@ -28,12 +28,16 @@ def main(args: argparse.Namespace) -> None:
 def needed_stores(config: Config, round: int) -> list[tuple[str, bool]]:
     """The `(split, with TTA)` stores of a round that some later stage reads.
 
-    Every round's plain predictions are scored where there are labels. Teachers predict the pool; the models of the
-    ensemble predict with TTA where the config asks for it.
+    Every round's plain predictions are scored where there are labels, and those of centre crops where asked for.
+    Teachers predict the pool; the models of the ensemble predict with TTA where the config asks for it.
     """
     hidden = config.data.solution_of
-    scored = ["oof"] + ([hidden] if config.data.solution or hidden == "unlabelled" else [])
+    labels = config.data.labels
+    known = config.data.solution or (labels.keep_test if hidden == "test" else True)
+    scored = ["oof"] + ([hidden] if known else [])
     stores = {(split, False) for split in scored}
+    if config.predict.patch:
+        stores |= {(split + PATCHES, False) for split in scored}
     for later, one in enumerate(config.rounds):
         if one.pseudo and (later == round + 1 or (later > round and one.pseudo.teachers == "all")):
             stores |= {(split, one.pseudo.tta) for split in ("oof", *one.pseudo.pool)}
@@ -61,7 +65,8 @@ def predict_split(config: Config, paths: Paths, round: int, fold: int, split: st
     images = list(zip(table["image_id"], table["image"], strict=True))
     title = f"round {round} fold {fold} {split}{' with TTA' if tta else ''}"
     store = paths.probabilities(round, fold, split, tta)
-    write_store(config, paths, open_predictor(config, paths, round, fold, tta), images, store, title)
+    patch = config.predict.patch if split.endswith(PATCHES) else None
+    write_store(config, paths, open_predictor(config, paths, round, fold, tta), images, store, title, patch)
     stage.finish(images=len(images))
 
 
@@ -72,6 +77,7 @@ def split_rows(paths: Paths, fold: int, split: str) -> "pd.DataFrame":
 
     from index import read_index
 
+    split = split.removesuffix(PATCHES)
     table = read_index(paths)
     if split not in ("oof", "labelled"):
         return table[table["split"] == split]

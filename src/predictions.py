@@ -20,6 +20,7 @@ from points import load_points, rasterise
 from postprocess import Parameters, resize_probabilities
 from scoring import dense_truth, hidden_truth
 from stores import ProbabilityStore
+from transforms import cut_centre
 
 Scored = tuple[str, np.ndarray, np.ndarray]  # image_id, truth, probabilities
 
@@ -36,31 +37,39 @@ def judged_by_masks(config: Config) -> bool:
 
 
 def read_oof(
-    paths: Paths, store: Path, fold: int, only: Collection[str] | None = None, dense: bool = False
+    paths: Paths,
+    store: Path,
+    fold: int,
+    only: Collection[str] | None = None,
+    *,
+    dense: bool = False,
+    patch: int | None = None,
 ) -> Iterator[Scored]:
     """The images of a fold (`only` some of them) that lie in a store, with their labels; points leave all other pixels
-    at 255. With `dense`, the masks that their points were drawn from."""
+    at 255. With `dense`, the masks that their points were drawn from. A store of patches holds the centres of this
+    side, and so do the labels."""
     import pandas as pd
 
     folds = pd.read_csv(paths.folds, dtype={"image_id": str}, keep_default_na=False)
     ids = set(folds.loc[folds["fold"] == fold, "image_id"])
     ids = ids if only is None else ids & set(only)
     points = None
-    for row, probabilities in _read_store(paths, store, ids):
+    for row, probabilities in _read_store(paths, store, ids, patch):
         mask = dense_truth(paths, row["image_id"]) if dense else paths.resolve(row["mask"]) if row["mask"] else None
         if mask is not None:
             truth = read_mask(mask)
         else:
             points = load_points(paths.points) if points is None else points
             truth = rasterise(points[points["image_id"] == row["image_id"]], (row["height"], row["width"]))
-        yield row["image_id"], truth, probabilities
+        yield row["image_id"], cut_centre(truth, patch), probabilities
 
 
-def read_hidden(paths: Paths, store: Path) -> Iterator[Scored]:
+def read_hidden(paths: Paths, store: Path, patch: int | None = None) -> Iterator[Scored]:
     """The images of a store that have a hidden label, with that label."""
     hidden = {image_id: hidden_truth(paths, image_id) for image_id in ProbabilityStore(store).image_ids}
-    for row, probabilities in _read_store(paths, store, {image_id for image_id, path in hidden.items() if path}):
-        yield row["image_id"], read_mask(hidden[row["image_id"]]), probabilities
+    with_label = {image_id for image_id, path in hidden.items() if path}
+    for row, probabilities in _read_store(paths, store, with_label, patch):
+        yield row["image_id"], cut_centre(read_mask(hidden[row["image_id"]]), patch), probabilities
 
 
 def read_split(
@@ -74,8 +83,11 @@ def read_split(
         yield row["image_id"], resize_probabilities(opened.read(row["image_id"]), (row["height"], row["width"]))
 
 
-def _read_store(paths: Paths, store: Path, ids: set[str]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def _read_store(
+    paths: Paths, store: Path, ids: set[str], patch: int | None
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Index rows and probabilities of the images that are both in `ids` and in the store, in the index's order."""
     opened, table = ProbabilityStore(store), read_index(paths)
     for row in table[table["image_id"].isin(ids & set(opened.image_ids))].to_dict("records"):
-        yield row, resize_probabilities(opened.read(row["image_id"]), (row["height"], row["width"]))
+        shape = (min(patch or row["height"], row["height"]), min(patch or row["width"], row["width"]))
+        yield row, resize_probabilities(opened.read(row["image_id"]), shape)

@@ -32,11 +32,8 @@ def main(args: argparse.Namespace) -> None:
     root = raw_data(config, paths)
     if config.data.kaggle and not root.is_dir():
         fetch_data(config.data.kaggle, root)
-    if config.data.generator == "scenes" and (args.fresh or not root.is_dir()):
-        from scenes import write_competition
-
-        with atomic(root) as folder:
-            write_competition(folder, seed=config.seed)
+    if config.data.generator != "none" and (args.fresh or not root.is_dir()):
+        generate(config, root)
     settings = stage_settings(config, "task", "classes", "data", "seed") | {"channels": config.image.channels}
     del settings["data"]["kaggle"]  # the same files are the same data, whoever brought them
     if drawn := config.data.labels.points:
@@ -68,6 +65,17 @@ def fetch_data(source: str, root: Path) -> None:
     with atomic(root) as folder:
         unpack(archive, folder)
     archive.unlink()
+
+
+def generate(config: Config, root: Path) -> None:
+    """Write the competition of the config's generator, in its size or the generator's own."""
+    size = {} if config.data.size is None else {"size": config.data.size}
+    if config.data.generator == "microct":
+        from microct import write_competition
+    else:
+        from scenes import write_competition
+    with atomic(root) as folder:
+        write_competition(folder, seed=config.seed, **size)
 
 
 def label_tables(config: Config, root: Path) -> tuple[Path, ...]:
@@ -107,10 +115,11 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
         table = [{"image_id": one, **rows[one], **looks[one]} for one in sorted(rows)]
         coverage = pd.DataFrame(table, columns=coverage_columns(config))
         if config.data.labels.keep is not None:
-            dropped = choose_dropped(config, coverage)
-            coverage = coverage[~coverage["image_id"].isin(dropped)]
-            images = [replace(one, split="unlabelled") if one.image_id in dropped else one for one in images]
-            hide_labels(config, [one for one in images if one.image_id in dropped], points, masks, solution)
+            moved = share_out(config, coverage)
+            coverage = coverage[~coverage["image_id"].isin(set(moved))]
+            images = [replace(one, split=moved.get(one.image_id, one.split)) for one in images]
+            hide_labels(config, [one for one in images if one.image_id in moved], points, masks, solution)
+            images = [one for one in images if one.split]
         check_classes(config, coverage)
         write_solution(config, root, images, solution)
     for folder in (labels, paths.data / "solution"):
@@ -243,26 +252,35 @@ def check_image(image: "ImageFile", config: Config) -> dict[str, float]:
     return {"height": image.size[0], "width": image.size[1]} | appearance(pixels)
 
 
-def choose_dropped(config: Config, coverage: "pd.DataFrame") -> set[str]:
-    """The ids that lose their label so that `labels.keep` others, alike in classes and looks, keep theirs."""
+def share_out(config: Config, coverage: "pd.DataFrame") -> dict[str, str]:
+    """The ids that lose their label so that `labels.keep` others keep theirs, with the split each goes to ("" for
+    none). All the parts are alike in classes and looks."""
     from strata import deal, features
 
-    keep, count = config.data.labels.keep, len(coverage)
-    if keep is None or not 0 < keep <= count:
+    labels, count = config.data.labels, len(coverage)
+    keep, test = labels.keep or 0, labels.keep_test or 0
+    if not 0 < keep <= count:
         raise UserError(f"data.labels.keep: {keep}, but {count} images have labels; give 1 to {count}")
-    return set(coverage["image_id"][deal(features(coverage), [keep, count - keep], config.seed) == 1])
+    rest = count - keep - test
+    unlabelled = rest if labels.keep_unlabelled is None else labels.keep_unlabelled
+    if not 0 <= unlabelled <= rest:
+        wanted = f"keep, keep_test and keep_unlabelled: {keep} + {test} + {labels.keep_unlabelled or 0}"
+        raise UserError(f"data.labels.{wanted} images, but {count} have labels; lower one of them")
+    parts = deal(features(coverage), [keep, unlabelled, test, rest - unlabelled], config.seed)
+    splits = ("labelled", "unlabelled", "test", "")
+    return {one: splits[part] for one, part in zip(coverage["image_id"], parts, strict=True) if part}
 
 
 def hide_labels(
     config: Config, images: "list[ImageFile]", points: "pd.DataFrame | None", masks: Path, solution: Path
 ) -> None:
-    """Take these images' labels out of `masks`; they become hidden labels if `solution_of` says unlabelled."""
+    """Take these images' labels out of `masks`; those of the split that `solution_of` names become hidden labels."""
     from images import write_mask
     from points import rasterise
 
     for image in images:
         mask, target = (mask_path(folder, image.image_id, config) for folder in (masks, solution))
-        if config.data.solution_of != "unlabelled":
+        if image.split != config.data.solution_of:
             mask.unlink(missing_ok=True)  # points as they came have no file
         elif mask.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)

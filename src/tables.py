@@ -4,7 +4,8 @@
     find_format("severstal").columns
 
 A class is written by its name (`class`) or its number (`class_number`): its index in a multiclass task, whose class 0
-is the background, and its position counted from 1 otherwise. The codecs that hold a value a run hold the same number.
+is the background, and its position counted from 1 otherwise. The codecs that hold a value a run hold the same number;
+beside such a whole label map the class column names the image's class, 0 where all of it is background.
 """
 
 import csv
@@ -111,7 +112,7 @@ def check_task(fmt: TableFormat, task: str) -> None:
     elif fmt.rows == "image_class":
         fitting = ("binary", "multiclass", "multilabel")
     elif fmt.codec in VALUED:
-        fitting = ("multiclass",) if has_class else ("binary", "multiclass", "instances")
+        fitting = ("binary", "multiclass") if has_class else ("binary", "multiclass", "instances")
     else:
         fitting = ("binary",)
     if task not in fitting:
@@ -125,7 +126,7 @@ def class_words(fmt: TableFormat, classes: Sequence[str], task: str | None) -> d
     """How the table writes a class → its index. With no task, numbers are taken as keys: either way of counting."""
     if "class_number" not in fmt.columns.values() and "{class_number}" not in fmt.id:
         return {name: index for index, name in enumerate(classes)}
-    if task is None:
+    if task is None or (task == "binary" and fmt.codec in VALUED):
         return {str(index): index for index in range(len(classes) + 1)}
     return {str(index + (task != "multiclass")): index for index in range(len(classes))}
 

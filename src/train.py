@@ -63,6 +63,8 @@ def train_stage(config: Config, paths: Paths, round: int, fold: int) -> Stage:
     settings["round"] = config.rounds[round].model_dump(mode="json")
     if config.data.labels.points is not None and config.rounds[round].train.select == "best":
         settings["judge"] = config.data.labels.points.judge
+    if config.predict.patch:  # what epochs are judged by
+        settings["patch"] = config.predict.patch
     inputs = [paths.index, paths.folds]
     if config.data.labels.sparse:
         inputs.append(paths.points)
@@ -225,9 +227,7 @@ def round_half_up(value: float) -> int:
     return int(value + 0.5)
 
 
-def pseudo_records(
-    paths: Paths, round: int, fold: int, table: Any, soft: bool
-) -> tuple[list["Record"], set[str]]:
+def pseudo_records(paths: Paths, round: int, fold: int, table: Any, soft: bool) -> tuple[list["Record"], set[str]]:
     """The kept pseudo-labelled images of a fold, and the labelled ids its teachers have seen."""
     import pandas as pd
 

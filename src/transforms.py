@@ -16,7 +16,7 @@ import albumentations
 import cv2
 import numpy as np
 
-from config import IGNORE_INDEX, Augment, Image
+from config import IGNORE_INDEX, Augment, Image, Photometry
 
 UNKNOWN_INSTANCE = 0x8000  # this bit of a uint16 instance map marks a doubtful pixel; the rest is its best id
 
@@ -36,8 +36,9 @@ class Window:
     size: int
 
 
-def make_recipe(augment: Augment, channels: int) -> Recipe:
-    """The augmentations of one config: a geometry for image and label, a photometry for the image alone."""
+def make_recipe(augment: Augment, channels: int, photometry: Photometry | None = None) -> Recipe:
+    """The augmentations of one config: a geometry for image and label, a photometry for the image alone (`augment`'s
+    own, unless another is given)."""
     # labels at pixel centres, as the image's interpolation has it: plain nearest shifts them by up to a pixel
     resize = albumentations.Resize(augment.crop, augment.crop, mask_interpolation=cv2.INTER_NEAREST_EXACT)
     geometry: list[albumentations.BasicTransform] = [resize]
@@ -52,11 +53,11 @@ def make_recipe(augment: Augment, channels: int) -> Recipe:
         geometry.append(albumentations.RandomRotate90(p=1.0))
     return Recipe(
         albumentations.Compose(geometry, additional_targets={"soft": "image"}),
-        albumentations.Compose(_photometry(augment, channels)),
+        albumentations.Compose(_photometry(photometry or augment, channels)),
     )
 
 
-def _photometry(augment: Augment, channels: int) -> list[albumentations.BasicTransform]:
+def _photometry(augment: Photometry, channels: int) -> list[albumentations.BasicTransform]:
     steps: list[albumentations.BasicTransform] = []
     strength = augment.colour
     if strength and channels == 3:
@@ -76,7 +77,10 @@ def _photometry(augment: Augment, channels: int) -> list[albumentations.BasicTra
     if augment.invert:
         steps.append(albumentations.InvertImg(p=augment.invert))
     if augment.blur:
-        blurs = [albumentations.GaussianBlur(sigma_limit=(0.3, 1.5)), albumentations.MotionBlur(blur_limit=(3, 7))]
+        # a shifted or one-sided kernel would move the image off its label and off its other view
+        centred = {"allow_shifted": False, "direction_range": (0.0, 0.0)}
+        motion = albumentations.MotionBlur(blur_limit=(3, 7), **centred)
+        blurs = [albumentations.GaussianBlur(sigma_limit=(0.3, 1.5)), motion]
         steps.append(albumentations.OneOf(blurs, p=augment.blur))
     if augment.noise:
         steps.append(albumentations.GaussNoise(std_range=(0.01, 0.06), p=augment.noise))
@@ -151,6 +155,14 @@ def cut_window(array: np.ndarray, window: Window, fill: int | None = None) -> np
     if fill is not None:
         return np.pad(part, pads, constant_values=fill)
     return np.pad(part, pads, mode="symmetric")
+
+
+def cut_centre(array: np.ndarray, side: int | None) -> np.ndarray:
+    """The middle of `(H, W)` or `(H, W, C)`, at most `side` high and wide; all of it where `side` is None."""
+    height, width = array.shape[:2]
+    tall, wide = min(side or height, height), min(side or width, width)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    return array[top : top + tall, left : left + wide]
 
 
 def apply_geometry(recipe: Recipe, image: np.ndarray, label: np.ndarray, seed: int, soft: bool) -> tuple:

@@ -117,7 +117,11 @@ def test_a_mistake_in_the_train_section_counts_once() -> None:
         ({"classes": ["a", "b"]}, "a binary task has one class, not 2"),
         ({"task": "multiclass", "classes": ["a"]}, "a multiclass task needs at least two"),
         ({"name": "../elsewhere"}, "name: "),
-        ({"folds": {"count": 1}}, "folds.count: Input should be greater than or equal to 2, not 1"),
+        ({"folds": {"count": 1}}, "folds.validation: how many images a single fold"),
+        ({"folds": {"count": 3, "validation": 4}}, "folds.validation: how many images a single fold"),
+        ({"folds": {"count": 1, "validation": 4}}, "set postprocess.fit and ensemble.fit_weights false"),
+        ({"data": {"labels": {"keep_test": 4}}}, "data.labels.keep: how many labels stay"),
+        ({"model": {"arch": "PlainUnet"}}, "model: weights: a PlainUnet has no pretrained encoder; say none"),
     ],
 )
 def test_values_that_make_no_sense_together(values: dict, said: str) -> None:

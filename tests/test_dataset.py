@@ -158,6 +158,29 @@ def test_weak_and_strong_view_share_their_geometry(records: list[Record], paths:
         )
 
 
+def test_blurred_views_align(paths: Paths) -> None:
+    """On a slope a blur changes nothing, unless it moves the image; the strong view is blurred, the labelled is not."""
+    rows, columns = np.mgrid[:64, :64]
+    cv2.imwrite(str(paths.root / "a.png"), np.repeat((rows * 2 + columns)[..., None].astype(np.uint8), 3, axis=2))
+    write_mask(paths.root / "m.png", np.zeros((64, 64), np.uint8))
+    joint = {"phase": "joint", "consistency": {"strong": PLAIN | {"blur": 1.0}}}
+    values = {"name": "t", "image": RAW, "train": {"augment": STILL | {"crop": 32, "flips": True, "rotate90": True}}}
+    config = parse_config(values | {"rounds": [{}, joint]})
+    sources = [Source("labelled", [Record("a", "a.png", (64, 64), "m.png")], 1)]
+    sources.append(Source("unlabelled", [Record("a", "a.png", (64, 64))], 1))
+    dataset = TrainingDataset(sources, config, paths, 1, 0)
+    plain = TrainingDataset(sources, config, paths, 0, 0)
+    inner, changed = (slice(None), slice(4, -4), slice(4, -4)), 0
+    for number in range(24):
+        sample = dataset[(1, number)]
+        assert (sample["image"] - sample["strong"])[inner].abs().max() <= 1.01 / 255
+        changed += not torch.equal(sample["image"], sample["strong"])
+        assert torch.equal(plain[(1, number)]["image"], plain[(1, number)]["strong"])
+        values = np.unique(np.diff(dataset[(0, number)]["image"][0].numpy() * 255, axis=0).round(3))
+        assert len(values) == 1, "a labelled image stays sharp to its edges"
+    assert changed > 12, "at the edges the blur shows"
+
+
 def test_foreground_windows_show_the_foreground(paths: Paths) -> None:
     label = np.zeros((200, 200), np.uint8)
     label[150:154, 20:24] = 1

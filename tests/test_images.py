@@ -114,8 +114,11 @@ def test_channels_fit_what_is_asked(tmp_path: Path):
     np.testing.assert_array_equal(read_image(tmp_path / "alpha.png", 3), alpha[..., :3])
     assert read_image(tmp_path / "alpha.png", 4).shape == (8, 9, 4)
     assert read_image(tmp_path / "print.jpg", 3).shape == (8, 9, 3)
-    with pytest.raises(UserError, match=r"colour\.png: has 3 channels where image\.channels says 1"):
-        read_image(tmp_path / "colour.png", 1)
+    for name, array in {"colour": colour, "alpha": alpha[..., :3]}.items():
+        luminance = array @ np.array([0.299, 0.587, 0.114])
+        assert np.abs(read_image(tmp_path / f"{name}.png", 1)[..., 0] - luminance).max() < 1
+    with pytest.raises(UserError, match=r"colour\.png: has 3 channels where image\.channels says 4"):
+        read_image(tmp_path / "colour.png", 4)
     with pytest.raises(UserError, match=r"grey\.png: has 1 channels"):
         read_image(tmp_path / "grey.png", 4)
 

@@ -259,6 +259,41 @@ def test_resized_masks_are_split_too(tmp_path: Path):
     np.testing.assert_array_equal(label, blurred > 127)
 
 
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_otsu_splits_any_two_greys(tmp_path: Path, depth: type):
+    rng, truth = np.random.default_rng(0), np.zeros((32, 40), bool)
+    truth[8:20, 10:30] = True
+    settings = config("binary", encoding="otsu", ignore=[7])
+    for low, high in ((0, 1), (0, 255), (40, 90)):
+        grey = np.where(truth, high, low).astype(depth)
+        if low:
+            grey += rng.integers(0, 20, grey.shape).astype(depth)
+        np.testing.assert_array_equal(decode(tmp_path, grey, settings, "m.tif"), truth)
+        assert (decode(tmp_path, grey, config("binary", encoding="binary"), "m.tif") == 1).all() == bool(low)
+    for value in (0, 255):
+        assert (decode(tmp_path, np.full((4, 4), value, depth), settings, "m.tif") == (value > 0)).all()
+    assert decode(tmp_path, np.array([[0, 7, 200]], depth), settings, "m.tif").tolist() == [[0, 255, 1]]
+
+
+def test_any_id_is_a_binary_tasks_foreground(tmp_path: Path):
+    stored = np.array([[[0, 0, 0], [3, 0, 0], [44, 1, 9], [232, 3, 0]]], np.uint8)
+    settings = config("binary", encoding="rgb_id", ignore=[1000])
+    assert decode(tmp_path, stored, settings).tolist() == [[0, 1, 1, 255]]
+    one = config("binary", encoding="rgb_id", ignore=[1000], values={"a": 300})
+    with pytest.raises(UserError, match="value 3 "):
+        decode(tmp_path, stored, one)
+
+
+def test_by_number_a_stem_is_looked_at_first(tmp_path: Path):
+    touch(tmp_path, "i/a_1.png", "i/b_1.png", "i/slice_07.png", "i/top.png")
+    touch(tmp_path, "m/a_1.png", "m/b_1.png", "m/mask7.png", "m/top.png")
+    settings = data(images="i/{id}.png", labels=masks("m/{mask}.png", match="number"))
+    images = list_images(settings, tmp_path)
+    matched = match_masks(settings, tmp_path, images, "m/{mask}.png", key="data.labels.path")
+    found = {image_id: path.stem for image_id, path in matched.items()}
+    assert found == {"a_1": "a_1", "b_1": "b_1", "slice_07": "mask7", "top": "top"}
+
+
 @pytest.mark.parametrize(
     ("settings", "stored", "message"),
     [

@@ -14,7 +14,7 @@ import make_folds as script
 from artifacts import Paths
 from cli import make_parser
 from errors import UserError
-from make_folds import check_folds, make_folds
+from make_folds import check_folds, hold_out, make_folds
 from strata import deal, deal_groups, features
 
 
@@ -50,6 +50,22 @@ def sklearn_folds(splitter: object, table: pd.DataFrame, strata: np.ndarray | No
     for number, (_, held_out) in enumerate(splitter.split(table, strata, groups)):
         fold[held_out] = number
     return fold
+
+
+def test_a_single_fold_holds_out_some_and_trains_on_the_others():
+    table, likeness = competition(40), []
+    for seed in range(4):
+        folds = hold_out(table, 8, seed, stratify=True, group=True)
+        check_folds(folds, 1, group=True)
+        assert folds["fold"].value_counts().to_dict() == {-1: 32, 0: 8}
+        assert folds.equals(hold_out(table.sample(frac=1, random_state=seed), 8, seed, stratify=True, group=True))
+        random = np.random.default_rng(seed).permutation(folds["fold"].to_numpy())
+        likeness.append(unlikeness(table, folds["fold"].to_numpy()) - unlikeness(table, random))
+    assert np.mean(likeness) < 0
+    with pytest.raises(UserError, match=r"folds\.validation: 40 of 40 labelled images leaves none to train on"):
+        hold_out(table, 40, 0, stratify=True, group=True)
+    with pytest.raises(UserError, match=r"folds\.validation: .* say folds\.group false"):
+        hold_out(competition(40, groups=5), 8, 0, stratify=True, group=True)
 
 
 @pytest.mark.parametrize("count", [20, 51, 300])

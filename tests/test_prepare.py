@@ -221,6 +221,22 @@ def test_labels_beyond_keep_are_hidden(tmp_path: Path, hidden: str):
     assert written(tmp_path, run(tmp_path, "--fresh", seed=1, **values)).keys() != kept.keys()
 
 
+@pytest.mark.parametrize(("hidden", "pool"), [("test", 3), ("unlabelled", 3), ("test", None)])
+def test_labels_can_be_shared_out(tmp_path: Path, hidden: str, pool: int | None):
+    truth = write_many(tmp_path / "raw", 12)
+    labels = {"kind": "masks", "path": "masks/{id}.png", "keep": 4, "keep_test": 2, "keep_unlabelled": pool}
+    values = {"data": {"labels": labels, "solution_of": hidden}}
+    table = run(tmp_path, **values)
+    expected = {"labelled": 4, "test": 2, "unlabelled": 6 if pool is None else pool}
+    assert table["split"].value_counts().to_dict() == expected
+    assert written(tmp_path, table).keys() == set(table.index[table["split"] == "labelled"])
+    found = {path.stem: read_mask(path) for path in (tmp_path / "data/x/solution").iterdir()}
+    assert found.keys() == set(table.index[table["split"] == hidden])
+    check_masks(found, {name: truth[name] for name in found})
+    again = run(tmp_path, "--fresh", **values)
+    assert again["split"].to_dict() == table["split"].to_dict()
+
+
 def test_points_beyond_keep_are_hidden(tmp_path: Path):
     write_images(tmp_path / "raw", "train/p1 train/p2 train/p3")
     write_points(tmp_path / "raw", 3)
@@ -399,6 +415,11 @@ FAULTS = {
         {"labels": POINTS | {"without_label": "unlabelled"}}, r"data: no image is labelled",
     ),
     "keep more than there is": (lambda raw: None, {"labels": MASKS | {"keep": 4}}, r"labels\.keep: 4, but 3 images"),
+    "share out more than there is": (
+        lambda raw: None,
+        {"labels": MASKS | {"keep": 1, "keep_test": 1, "keep_unlabelled": 2}},
+        r"labels\.keep, keep_test and keep_unlabelled: 1 \+ 1 \+ 2 images, but 3 have labels",
+    ),
     "keep nothing": (lambda raw: None, {"labels": MASKS | {"keep": 0}}, r"labels\.keep: 0, but 3 images"),
     "no table": (lambda raw: None, {"labels": TABLE}, r"data\.labels\.path: no file .*train\.csv; put it there"),
     "no sample": (

@@ -10,6 +10,7 @@ from transforms import (
     Window,
     apply_geometry,
     apply_photometry,
+    cut_centre,
     cut_window,
     draw_window,
     instance_classes,
@@ -60,6 +61,17 @@ def test_the_label_goes_where_the_image_goes(turn: str, size: int) -> None:
         seen.add(mask.tobytes())
     assert len(seen) == {"still": 1}.get(turn, len(seen))
     assert len(seen) > 1 or turn == "still"
+
+
+@pytest.mark.parametrize(("shape", "side"), [((9, 12), 4), ((9, 12), 5), ((7, 20), 8), ((5, 5), None), ((5, 5), 9)])
+def test_the_centre_has_as_much_on_either_side(shape: tuple[int, int], side: int | None) -> None:
+    array = np.arange(shape[0] * shape[1] * 2).reshape(*shape, 2)
+    cut = cut_centre(array, side)
+    assert cut.shape == (*(min(side or one, one) for one in shape), 2)
+    top, left = np.argwhere((array == cut[0, 0]).all(axis=2))[0]
+    np.testing.assert_array_equal(cut, array[top : top + cut.shape[0], left : left + cut.shape[1]])
+    for start, length, whole in ((top, cut.shape[0], shape[0]), (left, cut.shape[1], shape[1])):
+        assert 0 <= (whole - length - start) - start <= 1
 
 
 def test_the_square_has_eight_views() -> None:
