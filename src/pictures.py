@@ -58,16 +58,22 @@ def hex_colour(colour: Colour) -> str:
 
 
 def show_image(image: np.ndarray) -> np.ndarray:
-    """`(H, W, C)` of any depth → `(h, w, 3) uint8`: the first three channels, long side at most `LONG_SIDE`.
+    """`(H, W, C)` of any depth → `(h, w, 3) uint8` as `brighten` has it, long side at most `LONG_SIDE`.
 
-    Small images are enlarged by a whole factor; dark and deep ones are brightened, for the eye alone.
+    Small images are enlarged by a whole factor.
     """
+    return _fit(brighten(image), _shown_shape(image.shape[:2]), cv2.INTER_AREA)
+
+
+def brighten(image: np.ndarray) -> np.ndarray:
+    """`(H, W, C)` of any depth → `(H, W, 3) uint8`: the first three channels, dark and deep ones made lighter, for the
+    eye alone."""
     channels = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
     low, high = (0.0, 255.0) if image.dtype == np.uint8 else np.percentile(channels, (1, 99))
     if image.dtype == np.uint8 and (brightest := np.percentile(channels, 99.5)) < 128:
         high = brightest
     scaled = (channels.astype(np.float32) - low) * (255.0 / max(high - low, 1e-6))
-    return _fit(np.rint(scaled.clip(0, 255)).astype(np.uint8), _shown_shape(image.shape[:2]), cv2.INTER_AREA)
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 
 def draw_label(picture: np.ndarray, label: np.ndarray, task: str, unknown: np.ndarray | None = None) -> np.ndarray:
