@@ -127,9 +127,10 @@ def read_geo_tags(path: Path) -> list[tuple[int, str, int, Any, bool]]:
         page = file.pages.first
         found = [page.tags[code] for code in GEO_TAGS if code in page.tags]
         turned = _tiff_orientation(page) != 1
-    if found and turned:
+        tags = [(tag.code, *_tag_kind(tag.value), tag.value, True) for tag in found]
+    if tags and turned:
         raise UserError(f"{path}: a GeoTIFF with an Orientation tag; save it upright, so that its transform fits")
-    return [(tag.code, *_tag_kind(tag.value), tag.value, True) for tag in found]
+    return tags
 
 
 def write_class_tiff(

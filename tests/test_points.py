@@ -281,9 +281,9 @@ def test_class_weights_are_saved_and_shown(done: Paths) -> None:
 def test_sheets_lie_beside_the_report(done: Paths) -> None:
     curves, results = (cv2.imread(str(done.report.with_name(name))) for name in ("curves.png", "results.png"))
     assert curves.shape[1] > 600
-    assert len(np.unique(results.reshape(-1, 3), axis=0)) > 100
     # image, truth, points, prediction: four columns of square pictures, six rows
     assert results.shape[0] > results.shape[1]
+    assert results.std() > 20
 
 
 def test_the_consistency_pool_may_be_the_training_images(done: Paths) -> None:
@@ -407,14 +407,14 @@ def test_a_density_sweep_ends_in_a_table_and_a_plot(
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--epochs", type=int)
     line = ["--config", str(folder / "tiny.yaml"), "--workspace", str(folder), "--epochs", "1", "--seeds", "0"]
-    sweep_density.main(parser.parse_args([*line, "--points", "5", "1%", "dense"]))
+    sweep_density.main(parser.parse_args([*line, "--points", "20", "1%", "dense"]))
     assert commands == ["prepare", "make_folds", "train", "predict"] * 3
     table = capsys.readouterr().out
     assert "dense" in table
     assert "100.0000%" in table
     rows = read_json(folder / "runs/tiny_density.json")
-    assert [row["an_image"] for row in rows] == [5.0, 41.0, 4096.0]
-    assert len(read_json(folder / "runs/tiny_5_seed0/round0/fold0/manifest.json")["train_ids"]) == 2
+    assert [row["an_image"] for row in rows] == [20.0, 41.0, 4096.0]
+    assert len(read_json(folder / "runs/tiny_20_seed0/round0/fold0/manifest.json")["train_ids"]) == 2
     assert cv2.imread(str(folder / "reports/tiny/density.png")).shape[1] > 600
     with pytest.raises(UserError, match="--points 0: give numbers"):
         sweep_density.main(parser.parse_args([*line, "--points", "0"]))
