@@ -124,7 +124,8 @@ def plot(rows: list[dict], metric: str) -> bytes:
     axes.set_xscale("log")
     axes.set(xlabel="labelled pixels an image", ylabel=f"{metric} on dense masks")
     for arm, place, mean in zip(arms, places, means, strict=True):
-        axes.annotate(arm[0]["points"], (place, mean), xytext=(0, 8), textcoords="offset points", ha="center")
+        axes.annotate(arm[0]["points"], (place, mean), xytext=(8, -14), textcoords="offset points")
+    axes.margins(x=0.12)
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, loc="lower right")
     buffer = io.BytesIO()

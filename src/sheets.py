@@ -35,6 +35,7 @@ from scoring import dense_truth
 from transforms import resize_label
 
 SHOWN = 6  # images on the sheet
+UNKNOWN: Colour = (128, 128, 128)
 
 
 def label_palette(config: Config) -> dict[str, Colour]:
@@ -78,7 +79,7 @@ def write_results(config: Config, paths: Paths) -> None:
             prediction = to_label(probabilities, config.task, parameters)
             drawn[image_id] = _side_by_side(config, paths, rows[image_id], prediction, points)
     with atomic(result_sheet(paths)) as temporary:
-        temporary.write_bytes(draw_picture_sheet(sorted(drawn.items()), label_palette(config)))
+        temporary.write_bytes(draw_picture_sheet(sorted(drawn.items()), label_palette(config) | {"unknown": UNKNOWN}))
 
 
 def _side_by_side(
@@ -89,7 +90,7 @@ def _side_by_side(
 
     def show(label: np.ndarray) -> np.ndarray:
         if config.task in ("binary", "multiclass"):
-            return paint_label(resize_label(label, picture.shape[:2]), colours)
+            return paint_label(resize_label(label, picture.shape[:2]), colours, UNKNOWN)
         return draw_label(picture, label, config.task)
 
     shown = {"image": picture}
