@@ -148,6 +148,16 @@ def test_count_value_holds_every_pixel_at_its_fixed_size(tmp_path):
     assert second == "b,0,50176 0"
 
 
+def test_a_class_column_beside_a_binary_mask_says_whether_there_is_any(tmp_path):
+    path, fmt, label = tmp_path / "out.csv", find_format("imagenet_s_2025"), np.zeros((224, 224), np.uint8)
+    label[0, :3] = 1
+    write_submission(path, fmt, ["x"], "binary", [("a", label), ("b", label * 0)])
+    assert path.read_text() == "ID,Label,MASK_RLE\na,1,3 1 50173 0\nb,0,50176 0\n"
+    back = dict(read_labels(path, fmt, ["x"], "binary", dict.fromkeys("ab", (224, 224))))
+    np.testing.assert_array_equal(back["a"], label)
+    assert not back["b"].any()
+
+
 def test_a_fixed_size_resizes_by_nearest_neighbour_both_ways(tmp_path):
     path = tmp_path / "out.csv"
     fmt = find_format("clouds").model_copy(update={"size": (2, 3)})

@@ -145,7 +145,7 @@ def test_bad_root_and_header(tmp_path: Path):
         (["m/a.png"], masks("m/{id}.tif"), r"data\.labels\.path: no file matches .* for example m/a\.png"),
         (["m/1/a.png", "m/2/a.png"], masks("m/*/{id}.png"), r"1/a\.png and .*2/a\.png are masks of one image"),
         (["m/a.png"], masks("m/{name}.png"), r"'m/\{name\}\.png' shares no field with data\.images"),
-        (["m/a.png"], masks("m/{name}.png", match="number"), r"\.png: no number in its name to match by"),
+        (["m/a.png"], masks("m/{name}.png", match="number"), r"\.png: neither a number in its name nor"),
     ],
 )
 def test_bad_masks(tmp_path: Path, files: list[str], labels: dict, message: str):
