@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,6 +22,13 @@ IGNORE_INDEX = 255  # the label of a pixel nobody knows; every loss and metric l
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Colour = tuple[int, int, int]
+MaskMetric = Literal["dice", "dice_global", "f0.5", "miou", "accuracy", "mask_map", "boundary_f", "surface_dice"]
+TASK_METRICS: dict[str, tuple[str, ...]] = {  # the scores that fit a task; rules.py says how each is made
+    "binary": (*get_args(MaskMetric), "patch_f1"),
+    "multilabel": get_args(MaskMetric),
+    "multiclass": ("miou", "dice_global", "accuracy", "macro_accuracy"),
+    "instances": ("map", "f2", "dice", "dice_global", "miou"),
+}
 
 
 class Section(BaseModel):
@@ -31,11 +38,13 @@ class Section(BaseModel):
 
 
 class TableFormat(Section):
-    """What a competition's CSV looks like; `columns` maps each header, in order, to the field it holds."""
+    """What a competition's CSV or JSON looks like; `columns` maps each header, in order, to the field it holds."""
 
     # several id columns are joined by "_"; class holds the class's name, class_number its number (see tables.py)
-    columns: dict[str, Literal["id", "class", "class_number", "rle", "height", "width"]]
-    rows: Literal["image", "image_class", "instance"] = "image"
+    columns: dict[str, Literal["id", "class", "class_number", "score", "rle", "height", "width"]]
+    file: Literal["csv", "coco", "polygons"] = "csv"  # coco: results or annotations; polygons: a JSON line an image
+    # detections: all of an image's instances in the rle's cell; patch: a row a square of the image, 0 or 1
+    rows: Literal["image", "image_class", "instance", "detections", "patch"] = "image"
     codec: Literal["start_length", "start_length_value", "count_value", "coco_counts", "coco_zlib_b64"] = "start_length"
     order: Literal["F", "C"] = "F"
     base: Literal[0, 1] = 1
@@ -44,6 +53,23 @@ class TableFormat(Section):
     id: str = "{id}"  # how the id column is written: "{id}.jpg", "{id}.jpg_{class}" or "{id}.jpg_{class_number}"
     overlap: Literal["allow", "forbid"] = "allow"
     size: tuple[int, int] | None = None  # (height, width) of the submitted mask; None: the image's own
+    cell: tuple[Literal["class", "class_number", "score", "rle"], ...] = ("class", "score", "rle")  # of a detection
+    class_base: Literal[0, 1] = 1  # class_number of the first class
+    classes: tuple[str, ...] = ()  # where the competition fixes them
+    patch: Positive = 16  # pixels along a side
+    patch_share: Share = 0.25  # a patch is 1 where more of it is foreground
+
+
+class ArchiveFormat(Section):
+    """What a competition's files of masks look like: one image a file, in a folder or a zip."""
+
+    name: str = "{id}.png"  # of a file; its ending says PNG or TIFF
+    container: Literal["folder", "zip"] = "folder"
+    encoding: Literal["index", "palette", "rgb_id"] = "index"  # as in Labels
+    values: dict[str, int] = {}
+    palette: dict[str, Colour] = {}
+    ignore: tuple[int | Colour, ...] = ()
+    size: tuple[int, int] | None = None  # (height, width)
 
 
 class DrawnPoints(Section):
@@ -67,7 +93,9 @@ class Labels(Section):
     palette: dict[str, Colour] = {}  # class name → colour
     values: dict[str, int] = {}  # class name → grey value; empty: value i is class i
     ignore: tuple[int | Colour, ...] = ()  # grey values or colours that mean "unknown"
-    format: str | TableFormat = "image"  # of an RLE table: a name in formats.py, or the format itself
+    # of a table or JSON file: a name in competitions.py, or the format itself; of mask files: a name that says
+    # encoding, palette, values and ignore
+    format: str | TableFormat = "image"
     # images with no label: a mistake, more unlabelled images, or the test set
     without_label: Literal["error", "unlabelled", "test"] = "error"
     keep: int | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled
@@ -245,7 +273,7 @@ class Predict(Section):
     window: Positive = 512  # pixels at the working scale, a multiple of 32
     overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
     batch_size: Positive = 8
-    tta: Literal["none", "flips", "d4"] = "d4"
+    tta: Literal["none", "mirror", "flips", "d4"] = "d4"  # 1, 2, 4 or 8 views
     scales: tuple[float, ...] = (1.0,)
     # score the centre crops of this side too, predicted from themselves alone; training is then judged by these
     patch: Positive | None = None
@@ -261,7 +289,8 @@ class Postprocess(Section):
     """What turns probabilities into masks; values given here are starting points, fitted out of fold if `fit`."""
 
     fit: bool = True
-    metric: Literal["dice", "miou", "map"] | None = None  # None: miou; map for instances; dice for binary
+    # None: miou; map for instances; dice for binary
+    metric: Literal[MaskMetric, "patch_f1", "macro_accuracy", "map", "f2"] | None = None
     threshold: Share = 0.5
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels at the image's own size
     # instances: what is surely inside one, and how long its border may grow
@@ -325,6 +354,8 @@ class Config(Section):
                 raise ValueError("data.labels.points: give one of count, density and per_class")
         if self.task == "instances" and any(one.pseudo and one.pseudo.labels == "soft" for one in self.rounds):
             raise ValueError("rounds.pseudo.labels: instances are learnt from hard labels; say hard")
+        if self.metric not in (fit := TASK_METRICS[self.task]):
+            raise ValueError(f"postprocess.metric: {self.metric} is not for a {self.task} task; take {', '.join(fit)}")
         if {len(self.image.mean), len(self.image.std)} != {self.image.channels} and self.image.normalise == "fixed":
             raise ValueError(f"image.mean and image.std: give {self.image.channels} values, one a channel")
         return self

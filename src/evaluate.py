@@ -2,6 +2,9 @@
 
     python src/evaluate.py
     python src/evaluate.py --config configs/dubai.yaml --print
+    python src/evaluate.py --format tgs_salt --submission submission.csv --solution solution.csv
+
+The last one needs no config and no run: it scores any submission as its competition does.
 
 Out of fold, each labelled image is scored by the models that never saw it. The fitted row is nested: each fold is
 scored with what was fitted on the others. Hidden labels, where the data has any, are scored and nothing else.
@@ -9,6 +12,7 @@ scored with what was fitted on the others. Hidden labels, where the data has any
 
 import argparse
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from artifacts import PATCHES, Paths, Stage, read_json, stage_settings, write_json
 from cli import make_parser, open_config, run_script
 from config import Config
+from errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +56,9 @@ class Phase:
 
 
 def main(args: argparse.Namespace) -> None:
+    if any((args.format, args.submission, args.solution)):
+        score_submission(args)
+        return
     config, paths = open_config(args)
     if args.print:
         print(format_table(read_json(paths.scores)))
@@ -80,6 +88,38 @@ def main(args: argparse.Namespace) -> None:
     write_json(paths.scores, result)
     stage.finish()
     print(format_table(result))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This script's own switches."""
+    parser.add_argument("--print", action="store_true", help="only print the table of the last evaluation")
+    files = parser.add_argument_group("score a file")
+    files.add_argument("--format", metavar="NAME", help="the competition, a name of src/competitions.py")
+    files.add_argument("--submission", type=Path, metavar="FILE", help="what is scored")
+    files.add_argument(
+        "--solution", type=Path, metavar="FILE", help="the truth, written alike; may have a Usage column"
+    )
+    files.add_argument("--solution-format", metavar="NAME", help="where it is written otherwise (siim_acr_train)")
+    files.add_argument("--size", metavar="HxW", help="of every image, where neither file nor competition tells it")
+    files.add_argument("--images", type=Path, metavar="DIR", help="the images, where they differ in size")
+
+
+def score_submission(args: argparse.Namespace) -> None:
+    """Print a submission's scores: a line for all of it, and one for its public and private part."""
+    from answers import Sizes
+    from contests import score_files
+
+    for switch in ("format", "submission", "solution"):
+        if getattr(args, switch) is None:
+            raise UserError(f"--{switch} is missing; to score a file, give --format, --submission and --solution")
+    size = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", args.size or "")
+    if args.size and not size:
+        raise UserError(f"--size {args.size}: write height and width like 768x1024")
+    sizes = Sizes((int(size[1]), int(size[2])) if size else None, args.images)
+    parts = score_files(args.format, args.submission, args.solution, sizes, args.solution_format)
+    for part in parts:
+        scores = ", ".join(f"{name} {value:.6f}" for name, value in part.scores.items())
+        print(f"{part.name:<8} {scores} ({part.images} images)")
 
 
 def evaluate_stage(config: Config, paths: Paths) -> Stage:
@@ -235,5 +275,5 @@ def format_table(result: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = make_parser(__doc__)
-    parser.add_argument("--print", action="store_true", help="only print the table of the last evaluation")
+    add_arguments(parser)
     run_script(main, parser)

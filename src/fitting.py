@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from config import IGNORE_INDEX, Config
-from metrics import average_precision, dice_score
+from metrics import ConfusionMatrix
 from postprocess import Parameters, drop_small, starting_parameters, to_label
+from scoring import label_sums, matrix_score
 
 AREAS = (0, 10, 30, 100, 300, 1000)  # the smallest parts that are tried, in pixels
 THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(17))
@@ -41,7 +42,7 @@ def fit_parameters(config: Config, images: Iterable[tuple[int, np.ndarray, np.nd
         return _fit_scales(config, start, images)
     if config.task == "instances":
         candidates = _instance_candidates(start)
-        folds, scores = _score_images(images, lambda truth, answer: _score_instances(truth, answer, candidates))
+        folds, scores = _score_images(images, lambda truth, answer: _score_instances(config, truth, answer, candidates))
         return _choose(folds, scores, candidates)
     per_class: list[Fitted] = []
     folds, scores = _score_images(images, lambda truth, answer: _score_planes(config, truth, answer))
@@ -104,7 +105,7 @@ def _instance_candidates(start: Parameters) -> list[Parameters]:
     ]
 
 
-def _score_instances(truth: np.ndarray, answer: np.ndarray, candidates: list[Parameters]) -> np.ndarray:
+def _score_instances(config: Config, truth: np.ndarray, answer: np.ndarray, candidates: list[Parameters]) -> np.ndarray:
     scores = []
     for candidate in candidates:
         if candidate.min_areas == (0,):  # the watershed is the cost: smaller areas are dropped from one result
@@ -112,33 +113,25 @@ def _score_instances(truth: np.ndarray, answer: np.ndarray, candidates: list[Par
             areas = np.bincount(whole.ravel())
         keep = areas >= candidate.min_areas[0]
         keep[0] = False
-        scores.append((average_precision(truth, np.where(keep[whole], whole, 0)), 1.0))
+        scores.append(label_sums(config.metric, "instances", truth, np.where(keep[whole], whole, 0))[0])
     return np.array(scores)
 
 
 def _score_planes(config: Config, truth: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """`(classes, candidates, 2)`: Dice and 1, or intersection and union where the metric is "miou"."""
+    """`(classes, candidates, 2)`: what the image adds to the metric's sums."""
     truths = truth[None] if truth.ndim == 2 else truth.transpose(2, 0, 1)
     rows = []
     for true_plane, plane in zip(truths, answer, strict=True):
         row = []
         for threshold in THRESHOLDS:
             mask = plane >= threshold
-            row += [_compare(true_plane, drop_small(mask, area), config.metric) for area in AREAS]
+            row += [label_sums(config.metric, "binary", true_plane, drop_small(mask, area))[0] for area in AREAS]
         rows.append(row)
     return np.array(rows)
 
 
-def _compare(truth: np.ndarray, mask: np.ndarray, metric: str) -> tuple[float, float]:
-    if metric == "dice":
-        return dice_score(truth, mask.astype(np.uint8)), 1.0
-    known = truth != IGNORE_INDEX
-    present = (truth == 1) & known
-    return float((present & mask).sum()), float(((present | mask) & known).sum())
-
-
 def _fit_scales(config: Config, start: Parameters, images: Iterable) -> Fitted:
-    """Class scales by coordinate ascent of mIoU on a sample of pixels."""
+    """Class scales by coordinate ascent of the metric on a sample of pixels."""
     folds, truths, answers = [], [], []
     for number, (fold, truth, answer) in enumerate(images):
         known = np.flatnonzero(truth.ravel() != IGNORE_INDEX)
@@ -147,38 +140,34 @@ def _fit_scales(config: Config, start: Parameters, images: Iterable) -> Fitted:
         answers.append(answer.reshape(len(answer), -1)[:, picked])
         folds += [fold] * len(picked)
     places, truth, answer = np.array(folds), np.concatenate(truths).astype(np.int64), np.concatenate(answers, axis=1)
-    by_fold = {}
-    nested = np.zeros((len(config.classes),) * 2, np.int64)
+    by_fold, nested = {}, ConfusionMatrix(len(config.classes))
     for fold in np.unique(places):
         mine = places == fold
-        scales = _ascend(truth[~mine], answer[:, ~mine])
+        scales = _ascend(config.metric, truth[~mine], answer[:, ~mine])
         by_fold[int(fold)] = replace(start, class_scales=scales)
         nested += _confusion(truth[mine], answer[:, mine], scales)
-    scales = _ascend(truth, answer)
+    scales = _ascend(config.metric, truth, answer)
     plain = _confusion(truth, answer, scales)
-    return Fitted(replace(start, class_scales=scales), _miou(plain), _miou(nested), by_fold)
+    chosen = replace(start, class_scales=scales)
+    return Fitted(chosen, matrix_score(config.metric, plain), matrix_score(config.metric, nested), by_fold)
 
 
-def _ascend(truth: np.ndarray, answer: np.ndarray) -> tuple[float, ...]:
+def _ascend(metric: str, truth: np.ndarray, answer: np.ndarray) -> tuple[float, ...]:
     scales = np.ones(len(answer))
-    best = _miou(_confusion(truth, answer, scales))
+    best = matrix_score(metric, _confusion(truth, answer, scales))
     for _ in range(2):
         for number in range(len(scales)):
             for factor in SCALES:
                 tried = scales.copy()
                 tried[number] = factor
-                score = _miou(_confusion(truth, answer, tried))
+                score = matrix_score(metric, _confusion(truth, answer, tried))
                 if score > best + 1e-5:
                     best, scales = score, tried
     return tuple(float(scale) for scale in scales)
 
 
-def _confusion(truth: np.ndarray, answer: np.ndarray, scales: Iterable[float]) -> np.ndarray:
+def _confusion(truth: np.ndarray, answer: np.ndarray, scales: Iterable[float]) -> ConfusionMatrix:
     label = (answer * np.float32(list(scales))[:, None]).argmax(0)
     classes = len(answer)
-    return np.bincount(truth * classes + label, minlength=classes**2).reshape(classes, classes)
-
-
-def _miou(counts: np.ndarray) -> float:
-    both, either = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
-    return float((both[either > 0] / either[either > 0]).mean())
+    counts = np.bincount(truth * classes + label, minlength=classes**2).reshape(classes, classes)
+    return ConfusionMatrix(classes, counts)

@@ -115,10 +115,11 @@ def list_pictures(folder: Path) -> "list[ImageFile]":
 
 def write_label(config: Config, path: Path, label: "np.ndarray", output: Path, overlay: bool) -> None:
     from images import read_geo_tags, read_image, write_class_tiff, write_picture
+    from labels import name_encoding
     from pictures import brighten, paint_label
     from sheets import label_palette
 
-    black_and_white = config.task == "binary" and config.data.labels.encoding != "palette"
+    black_and_white = config.task == "binary" and name_encoding(config).data.labels.encoding != "palette"
     colours = [(0, 0, 0), (255, 255, 255)] if black_and_white else list(label_palette(config).values())
     painted = paint_label(label, colours)
     write_picture(output / f"{path.stem}_mask.png", painted)

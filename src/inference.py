@@ -22,6 +22,7 @@ from config import Predict
 from runtime import autocast
 
 STRIDE = 32  # the networks' sides must be multiples of it
+CPU_PIXELS = 300_000  # of a batch that a processor's caches still hold; bigger ones take half as long again an image
 WAITING = 2**30  # bytes of small images that may wait for others of their size
 
 
@@ -56,16 +57,20 @@ class Predictor:
     def _probabilities(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         padded = _pad(images, -height % STRIDE, -width % STRIDE).contiguous(memory_format=torch.channels_last)
+        at_once = len(padded)
+        if self.device.type == "cpu":
+            at_once = max(1, CPU_PIXELS // (padded.shape[-2] * padded.shape[-1]))
         with autocast(self.device, self.precision):
-            logits = self.model(padded)
+            logits = torch.cat([self.model(part) for part in padded.split(at_once)])
         logits = logits[..., :height, :width].float()
         return logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
 
 
-def tta_views(kind: Literal["none", "flips", "d4"]) -> list:
-    """ttach's transformers: the identity first; "flips" are 4 views, "d4" all 8 of the square."""
+def tta_views(kind: Literal["none", "mirror", "flips", "d4"]) -> list:
+    """ttach's transformers: the identity first; "mirror" are 2 views, "flips" 4, "d4" all 8 of the square."""
     compositions = {
         "none": ttach.Compose([]),
+        "mirror": ttach.Compose([ttach.HorizontalFlip()]),
         "flips": ttach.Compose([ttach.HorizontalFlip(), ttach.VerticalFlip()]),
         "d4": ttach.Compose([ttach.HorizontalFlip(), ttach.Rotate90(angles=[0, 90, 180, 270])]),
     }

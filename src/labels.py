@@ -4,6 +4,7 @@ label = decode_mask(Path("masks/a.png"), config, unknown)  # see README.md, "Lab
 row = coverage(label, config)
 """
 
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 from skimage.filters import threshold_otsu
 
+from competitions import ARCHIVES
 from config import IGNORE_INDEX, Config
 from errors import UserError
 from images import MAX_INSTANCES, colours_to_classes, full_scale, read_label_file
@@ -25,6 +27,17 @@ Colour = tuple[int, int, int]
 def label_names(config: Config) -> tuple[str, ...]:
     """The class of each label value: a binary task's 0 is "background", any other task's 0 is its first class."""
     return ("background", *config.classes) if config.task == "binary" else config.classes
+
+
+def name_encoding(config: Config) -> Config:
+    """The config with its mask files' encoding spelled out, where `data.labels.format` names it."""
+    labels = config.data.labels
+    if labels.kind != "masks" or labels.format not in ARCHIVES:
+        return config
+    fmt = ARCHIVES[labels.format]
+    known = {"encoding": fmt.encoding, "values": fmt.values, "palette": fmt.palette, "ignore": fmt.ignore}
+    data = config.data.model_copy(update={"labels": labels.model_copy(update=known)})
+    return config.model_copy(update={"data": data})
 
 
 def check_encoding(config: Config) -> None:
@@ -79,6 +92,19 @@ def decode_mask(path: Path, config: Config, unknown: Counter[Colour]) -> np.ndar
     if config.task == "instances":
         return _number_instances(values, path)
     return _from_values(values, path, config)
+
+
+def warn_of_colours(unknown: Counter[Colour], key: str) -> None:
+    """Tell of pixels outside the palette, in one line."""
+    if unknown:
+        shown = ", ".join("#{:02X}{:02X}{:02X} {}x".format(*colour, count) for colour, count in unknown.most_common(5))
+        logging.getLogger("prepare").warning(
+            "%s: %d pixels of %d colours outside data.labels.palette are ignored: %s",
+            key,
+            unknown.total(),
+            len(unknown),
+            shown,
+        )
 
 
 def coverage(label: np.ndarray, config: Config) -> dict[str, int]:

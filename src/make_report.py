@@ -33,6 +33,21 @@ METRICS = {
     "miou": "mean intersection over union: each class's overlap over its union, over all pixels, averaged over classes",
     "map": "average precision of instances: hits / (hits + misses + false alarms), averaged over IoU thresholds 0.50 "
     "to 0.95, then over images (Data Science Bowl 2018)",
+    "dice_global": "twice the overlap of prediction and truth over the sum of their areas, over all pixels, averaged "
+    "over classes",
+    "f0.5": "F of precision and recall, precision weighing twice as much, averaged over images; two empty masks "
+    "count 1",
+    "accuracy": "share of the pixels that are right",
+    "macro_accuracy": "share of each class's pixels that are right, averaged over classes",
+    "mask_map": "share of the thresholds 0.50 to 0.95 that intersection over union is above, averaged over images; two "
+    "empty masks count 1 (TGS Salt)",
+    "boundary_f": "F of the shares of the two boundaries that lie within 0.75% of the image's diagonal of each other, "
+    "averaged over images; two empty masks count 1",
+    "surface_dice": "share of the outlines of prediction and truth that lie on each other, over all images, averaged "
+    "over classes",
+    "patch_f1": "F1 of the patches of 16 pixels a side more than a quarter of which is set, over all images (EPFL)",
+    "f2": "F of instances, misses weighing four times as much as false alarms, averaged over IoU thresholds 0.50 to "
+    "0.95, then over images (Airbus)",
 }
 
 
@@ -97,6 +112,7 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
     import yaml
 
     from pictures import BOTH, FALSE_NEGATIVE, FALSE_POSITIVE, class_colours, hex_colour
+    from sheets import list_class_weights
 
     scores, table = read_json(paths.scores), read_table(paths)
     names = round_names(scores)
@@ -113,7 +129,7 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
         "hidden_of": scores["hidden"],
         "final": next(phase for phase in reversed(scores["phases"]) if phase.get("used", True)),
         "judges": scores["judges"],
-        "class_weights": class_weights(config, paths, names),
+        "class_weights": list_class_weights(config, paths, names),
         **phase_table(scores["phases"]),
         **curves(config, logs, names),
         "pseudo": [
@@ -182,16 +198,6 @@ def read_curves(logs: dict[int, list[list[dict[str, Any]]]]) -> "list[Curves]":
     ]
 
 
-def class_weights(config: Config, paths: Paths, names: list[str]) -> list[tuple[str, dict[str, float]]]:
-    """The class weights of each round that has some: the mean over its folds."""
-    found = []
-    for round, name in enumerate(names):
-        manifests = [read_json(paths.run(round, fold) / "manifest.json") for fold in range(config.folds.count)]
-        if folds := [one["class_weights"] for one in manifests if one.get("class_weights")]:
-            found.append((name, {key: sum(one[key] for one in folds) / len(folds) for key in folds[0]}))
-    return found
-
-
 def curves(config: Config, logs: dict[int, list[list[dict[str, Any]]]], names: list[str]) -> dict[str, Any]:
     from markupsafe import Markup
 
@@ -249,6 +255,7 @@ def oof_pictures(config: Config, paths: Paths, table: Table) -> list[tuple[str, 
     """Cards of the best, the middle and the worst out-of-fold images by the config's metric."""
     from postprocess import to_label
     from predictions import load_parameters, read_oof
+    from sheets import best_middle_worst
 
     store, parameters, scores = paths.ensemble("oof"), load_parameters(paths), {}
     for fold in range(config.folds.count):
@@ -333,16 +340,6 @@ def open_picture(paths: Paths, row: dict[str, Any]) -> "np.ndarray":
 
 def card(image_id: str, note: str, pictures: dict[str, str]) -> dict[str, Any]:
     return {"id": image_id, "note": note, "pictures": pictures}
-
-
-def best_middle_worst(scores: dict[str, float], count: int) -> dict[str, list[str]]:
-    """Ids by score, no id twice: the best first, the middle around the median, the worst first. NaN is left out."""
-    order = sorted((one for one in scores if scores[one] == scores[one]), key=lambda one: (-scores[one], one))
-    count = min(count, -(-len(order) // 3))
-    best, rest = order[:count], order[count:]
-    worst, middle = rest[-count:][::-1] if count else [], rest[: max(0, len(rest) - count)]
-    start = max(0, (len(middle) - count) // 2)
-    return {"The best": best, "The middle": middle[start : start + count], "The worst": worst}
 
 
 if __name__ == "__main__":

@@ -1,24 +1,149 @@
-"""Write the competition's file from the ensemble's test predictions, and its provenance beside it.
+"""Write the competition's file from the ensemble's test predictions, or from anybody's folder of masks.
 
     python src/make_submission.py
     python src/make_submission.py --config configs/dubai.yaml
+    python src/make_submission.py --format airbus --masks masks --sample sample_submission.csv --output submission.csv
+    python src/make_submission.py --format airbus --validate submission.csv --images test
+    python src/make_submission.py --guess sample_submission.csv
 
 Rows are joined on ids, stand in the sample file's order where there is one, and are validated before the file appears.
+With --format there is no training and no config: src/competitions.py has the names, README.md what masks may be.
 """
 
 import argparse
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from artifacts import Paths, Stage, code_revision, fingerprint, read_json, sample_file, settings_hash, stage_settings
 from cli import make_parser, open_config, run_script
-from config import Config
+from config import ArchiveFormat, Config, TableFormat
+from errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.guess:
+        guess(args.guess)
+    elif args.format and args.validate:
+        validate(args)
+    elif args.format and args.masks and args.output:
+        convert(args)
+    elif args.format or args.masks or args.validate or args.output:
+        raise UserError("--format NAME goes with --masks DIR --output FILE, or with --validate FILE")
+    else:
+        submit_ensemble(args)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("any folder of masks, with no config")
+    group.add_argument("--format", metavar="NAME", help="a competition, or a YAML file with your own format")
+    group.add_argument("--masks", type=Path, metavar="DIR", help="PNG or TIFF masks, or a JSON file of COCO results")
+    group.add_argument("--output", type=Path, metavar="FILE", help="the submission to write")
+    group.add_argument("--sample", type=Path, metavar="FILE", help="the competition's sample submission")
+    group.add_argument("--images", type=Path, metavar="DIR", help="the test images: their ids and sizes")
+    group.add_argument("--classes", help="a,b,c or a text file with one a line, where the format does not fix them")
+    group.add_argument("--task", choices=("binary", "multiclass", "multilabel", "instances"), help="what masks hold")
+    group.add_argument("--separate", action="store_true", help="split touching objects of a binary mask")
+    group.add_argument("--name", default="", help="template of the files' names, as {id}_pred.png (default: any)")
+    group.add_argument("--id", default="{id}", help="template of the ids, of the fields that --name names")
+    group.add_argument("--validate", type=Path, metavar="FILE", help="list every fault of a submission")
+    group.add_argument("--guess", type=Path, metavar="FILE", help="name the formats that fit a sample file")
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Write a submission from a folder of masks."""
+    from archives import find_spec, write_archive
+    from folders import default_task, find_pictures, read_details, read_folder, read_results
+    from formats import write_submission
+
+    fmt, sizes = find_spec(args.format), image_sizes(args, args.images)
+    classes = class_list(args, fmt)
+    if args.masks.suffix == ".json":
+        if isinstance(fmt, ArchiveFormat) or sizes is None:
+            raise UserError("--masks: COCO results go with a table format and --images, whose sizes they need")
+        labels = read_results(args.masks, fmt, classes, sizes)
+        files = sizes
+        task = "instances"
+    else:
+        files = find_pictures(args.masks, args.name, args.id)
+        task = args.task or default_task(fmt, len(classes))
+        labels = read_folder(files, fmt, classes, task, read_details(args.masks, classes), separate=args.separate)
+    if sizes is not None:
+        check_images(args, sizes, files)
+    if isinstance(fmt, ArchiveFormat):
+        count, unit = write_archive(args.output, fmt, labels, sizes), "files"
+    else:
+        count, unit = write_submission(args.output, fmt, classes, task, labels, args.sample), "rows"
+    print(f"{args.output}: {count} {unit}")
+
+
+def validate(args: argparse.Namespace) -> None:
+    """Print every fault of a submission. Raises UserError where there is one."""
+    from archives import find_spec, validate_archive
+    from faults import unchecked, validate_submission
+
+    fmt = find_spec(args.format)
+    sizes = image_sizes(args, args.images or args.masks)
+    if isinstance(fmt, ArchiveFormat):
+        faults = validate_archive(args.validate, fmt, sizes)
+        note = "" if sizes else "without --images, missing files and sizes are not checked"
+    else:
+        faults = validate_submission(args.validate, fmt, class_list(args, fmt), sizes, args.sample)
+        note = unchecked(fmt, sizes)
+    for fault in faults:
+        print(fault)
+    if note:
+        print(f"note: {note}")
+    if faults:
+        raise UserError(f"{args.validate}: {len(faults)} faults for {args.format}")
+    print(f"{args.validate}: no fault found for {args.format}")
+
+
+def guess(path: Path) -> None:
+    """Print the names of the formats that fit a file, best first. Raises UserError where none does."""
+    from faults import guess_formats
+
+    for name, reason in guess_formats(path):
+        print(f"{name:<24} {reason}")
+
+
+def image_sizes(args: argparse.Namespace, folder: Path | None) -> dict[str, tuple[int, int]] | None:
+    """The sizes of a folder's pictures, None where no folder is given."""
+    from folders import picture_sizes
+
+    return None if folder is None else picture_sizes(folder, args.name if folder == args.masks else "", args.id)
+
+
+def class_list(args: argparse.Namespace, fmt: TableFormat | ArchiveFormat) -> tuple[str, ...]:
+    """The classes: --classes, or those the format fixes, or numbers where it only numbers them."""
+    from archives import class_names
+    from tables import VALUED, class_field
+
+    if args.classes:
+        file = Path(args.classes)
+        words = file.read_text(encoding="utf-8").splitlines() if file.is_file() else args.classes.split(",")
+        return tuple(word.strip() for word in words if word.strip())
+    if isinstance(fmt, ArchiveFormat):
+        return class_names(fmt) or tuple(map(str, range(65536)))
+    if not fmt.classes and class_field(fmt) == "class":
+        raise UserError(f"--classes: the format {args.format} names classes; give theirs, as --classes a,b,c")
+    if fmt.classes:
+        return fmt.classes
+    return tuple(map(str, range(65536))) if fmt.codec in VALUED or class_field(fmt) else ("foreground",)
+
+
+def check_images(args: argparse.Namespace, sizes: dict[str, tuple[int, int]], files: Mapping[str, Any]) -> None:
+    """Raises UserError for an image without a mask, where no sample says which are wanted."""
+    missing = sorted(sizes.keys() - files.keys())
+    if missing and args.sample is None:
+        raise UserError(f"{args.masks}: no mask of image {missing[0]!r} ({len(missing)} such); every image needs one")
+
+
+def submit_ensemble(args: argparse.Namespace) -> None:
+    """Write the submission of a config's own ensemble, once."""
     config, paths = open_config(args)
     stage = submission_stage(config, paths)
     if stage.done(args.fresh) and paths.submission.is_file():
@@ -61,4 +186,6 @@ def read_masks(config: Config, paths: Paths) -> Iterator[tuple[str, "np.ndarray"
 
 
 if __name__ == "__main__":
-    run_script(main, make_parser(__doc__))
+    parser = make_parser(__doc__)
+    add_arguments(parser)
+    run_script(main, parser)

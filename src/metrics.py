@@ -1,21 +1,22 @@
-"""Scores: one streaming confusion matrix, Dice per image, and the Data Science Bowl's average precision of instances.
+"""Scores of pixels: one streaming confusion matrix, and the counts that Dice, IoU and F-beta of a mask are made of.
 
     matrix = ConfusionMatrix(len(classes))
     for target, prediction in pairs:
         matrix.update(target, prediction)
     matrix.miou()
 
-Pixels whose target is 255 are unknown and count nowhere.
+Pixels whose target is 255 are unknown and count nowhere. Instances are scored in matching.py, shapes in surfaces.py.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from config import IGNORE_INDEX
 
-THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
+THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))  # of IoU, of TGS, Airbus, DSB, Sartorius, COCO
+
+Ratio = tuple[float, float]  # a numerator and a denominator; 0 of 0 where there was nothing to find and nothing found
 
 
 @dataclass
@@ -27,6 +28,7 @@ class ConfusionMatrix:
 
     num_classes: int
     counts: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))  # (C, C) int64
+    ignore: int = IGNORE_INDEX  # the target's value of unknown pixels
 
     def __post_init__(self) -> None:
         if self.counts.size == 0:
@@ -36,7 +38,7 @@ class ConfusionMatrix:
         """Add an image or batch: two integer arrays of one shape. Raises ValueError for another class or shape."""
         if target.shape != prediction.shape:
             raise ValueError(f"the target is {target.shape}, the prediction {prediction.shape}")
-        known = target != IGNORE_INDEX
+        known = target != self.ignore
         target, prediction = target[known].astype(np.int64), prediction[known].astype(np.int64)
         for name, values in (("target", target), ("prediction", prediction)):
             if values.size and not 0 <= values.min() <= values.max() < self.num_classes:
@@ -47,7 +49,7 @@ class ConfusionMatrix:
     def __add__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
         if self.num_classes != other.num_classes:
             raise ValueError(f"matrices of {self.num_classes} and {other.num_classes} classes do not add")
-        return ConfusionMatrix(self.num_classes, self.counts + other.counts)
+        return ConfusionMatrix(self.num_classes, self.counts + other.counts, self.ignore)
 
     def iou(self) -> np.ndarray:
         """(C,) float64 intersection over union; NaN for a class in neither target nor prediction."""
@@ -67,67 +69,70 @@ class ConfusionMatrix:
         """Share of the known pixels that are right; NaN where nothing was counted."""
         return float(_ratio(np.trace(self.counts), self.counts.sum()))
 
+    def macro_accuracy(self) -> float:
+        """Mean over the classes that occur in the target of the share of their pixels that are right (mean recall)."""
+        recall = _ratio(np.diag(self.counts), self.counts.sum(axis=1))
+        return float(recall[~np.isnan(recall)].mean()) if self.counts.any() else float("nan")
+
+    def mean_dice(self) -> float:
+        """Mean over the classes that occur in the target or the prediction of Dice over all pixels."""
+        dice = self.dice()
+        return float(dice[~np.isnan(dice)].mean()) if self.counts.any() else float("nan")
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """How two masks agree, in pixels: found, false, missed, and rightly left out."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    def f_beta(self, beta: float = 1.0) -> Ratio:
+        """(1 + β²)TP over (1 + β²)TP + β²FN + FP; β = 1 is Dice, below 1 precision weighs more (van Rijsbergen)."""
+        both = (1 + beta**2) * self.tp
+        return both, both + beta**2 * self.fn + self.fp
+
+    def iou(self) -> Ratio:
+        return self.tp, self.tp + self.fp + self.fn
+
+    def accuracy(self) -> Ratio:
+        return self.tp + self.tn, self.tp + self.fp + self.fn + self.tn
+
+
+def count_pixels(target: np.ndarray, prediction: np.ndarray) -> PixelCounts:
+    """Two masks of one shape; what is not 0 belongs to them. A target of 255 is unknown. Raises ValueError."""
+    if target.shape != prediction.shape:
+        raise ValueError(f"the target is {target.shape}, the prediction {prediction.shape}")
+    known = target != IGNORE_INDEX
+    true, found = (target != 0) & known, (prediction != 0) & known
+    both, wanted, given = (int(np.count_nonzero(mask)) for mask in (true & found, true, found))
+    return PixelCounts(both, given - both, wanted - both, int(np.count_nonzero(known)) - wanted - given + both)
+
 
 def dice_score(target: np.ndarray, prediction: np.ndarray, both_empty: float = 1.0) -> float:
     """Dice of one image's two masks of 0 and 1 (target may hold 255); `both_empty` where neither has a pixel."""
-    known = target != IGNORE_INDEX
-    target, prediction = (target != 0) & known, (prediction != 0) & known
-    total = np.count_nonzero(target) + np.count_nonzero(prediction)
-    return 2 * np.count_nonzero(target & prediction) / total if total else both_empty
+    part, whole = count_pixels(target, prediction).f_beta()
+    return part / whole if whole else both_empty
 
 
-def mean_dice(pairs: Iterable[tuple[np.ndarray, np.ndarray]], both_empty: float = 1.0) -> float:
-    """Mean of `dice_score` over pairs; NaN for none. NaN as `both_empty` leaves such images out."""
-    return _mean(dice_score(target, prediction, both_empty) for target, prediction in pairs)
+def iou_share(target: np.ndarray, prediction: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> Ratio:
+    """TGS Salt's precision of one image: the share of the thresholds that the two masks' IoU is above.
 
-
-def instance_iou(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Two (H, W) maps of instance ids, 0 background → (targets, predictions) float64 IoU, ids ascending.
-
-    One joint histogram, as in the Data Science Bowl 2018 kernels. Ids may have gaps; memory grows with the largest.
+    An image with one mask of the two empty scores 0, as its one object is missed or false; 0 of 0 where both are.
     """
-    target, prediction = _number(target), _number(prediction)
-    rows, columns = target.max(initial=0) + 1, prediction.max(initial=0) + 1
-    joint = np.bincount((target * columns + prediction).ravel(), minlength=rows * columns).reshape(rows, columns)
-    union = joint.sum(axis=1, keepdims=True) + joint.sum(axis=0, keepdims=True) - joint
-    return joint[1:, 1:] / union[1:, 1:]
+    both, either = count_pixels(target, prediction).iou()
+    return (sum(both / either > threshold for threshold in thresholds) / len(thresholds), 1.0) if either else (0.0, 0.0)
 
 
-def average_precision(target: np.ndarray, prediction: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> float:
-    """One image's mean over IoU thresholds of TP / (TP + FP + FN), two (H, W) maps of instance ids; both empty: 1.
-
-    The metric of Data Science Bowl 2018, Sartorius and TGS Salt: a match has an IoU above the threshold, which from 0.5
-    up no instance can have with two others. Raises ValueError for a lower threshold.
-    """
-    if min(thresholds) < 0.5:
-        raise ValueError("below an IoU of 0.5 a match is not unique")
-    iou = instance_iou(target, prediction)
-    targets, predictions = iou.shape
-    if targets + predictions == 0:
-        return 1.0
-    matches = np.array([np.count_nonzero(iou > threshold) for threshold in thresholds])
-    return float((matches / (targets + predictions - matches)).mean())
-
-
-def mean_average_precision(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]], thresholds: tuple[float, ...] = THRESHOLDS
-) -> float:
-    """Mean of `average_precision` over images, given as (target, prediction) pairs; NaN for none."""
-    return _mean(average_precision(target, prediction, thresholds) for target, prediction in pairs)
-
-
-def _number(labels: np.ndarray) -> np.ndarray:
-    """Instance ids → 1 ... n without gaps, int64, 0 kept."""
-    present = np.bincount(labels.ravel()) > 0
-    present[:1] = False
-    return np.where(present, np.cumsum(present), 0)[labels]
+def patch_classes(mask: np.ndarray, side: int = 16, share: float = 0.25) -> np.ndarray:
+    """(H, W) mask → (⌈H/side⌉, ⌈W/side⌉) bool: the patches more than `share` of whose pixels are set (EPFL roads)."""
+    starts = [np.arange(0, length, side) for length in mask.shape]
+    areas = [np.diff(start, append=length) for start, length in zip(starts, mask.shape, strict=True)]
+    sums = np.add.reduceat(np.add.reduceat((mask != 0).astype(np.int64), starts[0], axis=0), starts[1], axis=1)
+    return sums > share * np.outer(*areas)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
-
-
-def _mean(scores: Iterable[float]) -> float:
-    values = np.array(list(scores), dtype=np.float64)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if values.size else float("nan")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from index import ImageFile
 
+TABLES = (".csv", ".json", ".jsonl")  # files that hold the labels of many images
+
 
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
@@ -54,8 +56,8 @@ def fetch_data(source: str, root: Path) -> None:
 
     The archive waits beside it, hidden, so that a broken download goes on and a broken unpacking starts from it.
     """
-    from archives import unpack
     from kaggle_site import download
+    from zips import unpack
 
     archive = root.with_name(f".{root.name}.{source.replace('/', '-')}.zip")
     if not archive.is_file():
@@ -84,7 +86,7 @@ def label_tables(config: Config, root: Path) -> tuple[Path, ...]:
     named = {"data.sample_submission": data.sample_submission} if data.sample_submission else {}
     if data.labels.kind in ("rle", "points"):
         named["data.labels.path"] = data.labels.path
-    if data.solution.endswith(".csv"):
+    if data.solution.endswith(TABLES):
         named["data.solution"] = data.solution
     for key, path in named.items():
         if not (root / path).is_file():
@@ -102,8 +104,9 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
     from tqdm import tqdm
 
     from index import COLUMNS, list_images, settle_splits
-    from labels import coverage_columns
+    from labels import coverage_columns, name_encoding
 
+    config = name_encoding(config)
     labels = paths.data / ("dense" if config.data.labels.points else "masks")
     with atomic(labels) as masks, atomic(paths.data / "solution") as solution:
         masks.mkdir()
@@ -214,7 +217,7 @@ def read_label_arrays(
         yield from read_labels(root / source, fmt, config.classes, config.task, sizes)
         return
     from index import match_masks
-    from labels import decode_mask
+    from labels import decode_mask, warn_of_colours
 
     unknown: Counter[tuple[int, int, int]] = Counter()
     for image_id, path in match_masks(config.data, root, images, source, key=key, complete=complete).items():
@@ -227,20 +230,6 @@ def read_label_arrays(
             )
         yield image_id, label
     warn_of_colours(unknown, key)
-
-
-def warn_of_colours(unknown: "Counter[tuple[int, int, int]]", key: str) -> None:
-    if unknown:
-        import logging
-
-        shown = ", ".join("#{:02X}{:02X}{:02X} {}x".format(*colour, count) for colour, count in unknown.most_common(5))
-        logging.getLogger("prepare").warning(
-            "%s: %d pixels of %d colours outside data.labels.palette are ignored: %s",
-            key,
-            unknown.total(),
-            len(unknown),
-            shown,
-        )
 
 
 def check_image(image: "ImageFile", config: Config) -> dict[str, float]:
@@ -310,7 +299,7 @@ def write_solution(config: Config, root: Path, images: "list[ImageFile]", folder
         raise UserError(
             f"data.solution: hidden labels of {data.solution_of} images, but there are none; leave it empty"
         )
-    table = data.solution.endswith(".csv")
+    table = data.solution.endswith(TABLES)
     labels = read_label_arrays(config, root, hidden, data.solution, "data.solution", table=table, complete=False)
     count = 0
     for image_id, label in labels:

@@ -9,61 +9,60 @@ gives an array or raises one ValueError; what it allocates is bounded by the ima
 """
 
 import base64
+import functools
 import zlib
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
-Shape = tuple[int, int]
-Runs = tuple[np.ndarray, np.ndarray]  # starts (0-based) and lengths, int64, ascending and apart
+from runs import (
+    Runs,
+    Shape,
+    draw_runs,
+    find_runs,
+    flatten,
+    instance_runs,
+    mask_runs,
+    pixel_runs,
+    run_pixels,
+    unflatten,
+)
+
+__all__ = [
+    "Runs",
+    "Shape",
+    "coco_counts",
+    "decode",
+    "decode_coco",
+    "decode_coco_counts",
+    "decode_coco_zlib",
+    "decode_count_value",
+    "decode_start_length_value",
+    "draw_runs",
+    "encode",
+    "encode_coco",
+    "encode_coco_zlib",
+    "encode_count_value",
+    "encode_instances",
+    "encode_start_length_value",
+    "find_runs",
+    "flatten",
+    "instance_runs",
+    "join_coco",
+    "join_coco_zlib",
+    "join_runs",
+    "mask_runs",
+    "parse_coco",
+    "parse_coco_counts",
+    "parse_coco_zlib",
+    "parse_runs",
+    "pixel_runs",
+    "run_pixels",
+    "unflatten",
+]
 
 _DIGITS_AND_SPACE = b"0123456789 "
 _MAX_CHARACTERS = 7  # of one COCO count: 35 bits
-
-
-def flatten(array: np.ndarray, order: str = "F") -> np.ndarray:
-    """(H, W) → (H·W,) in pixel order; a view where it can be."""
-    if order == "C" or array.flags.f_contiguous or array.size == 0:
-        return array.ravel(order)
-    # OpenCV transposes in blocks, three times as fast as NumPy's strided copy
-    return cv2.transpose(np.ascontiguousarray(array)).ravel()
-
-
-def unflatten(flat: np.ndarray, shape: Shape, order: str = "F") -> np.ndarray:
-    """(H·W,) in pixel order → (H, W), C-contiguous."""
-    if order == "C" or flat.size == 0:
-        return flat.reshape(shape)
-    return cv2.transpose(flat.reshape(shape[::-1]))
-
-
-def find_runs(labels: np.ndarray, order: str = "F") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every run of equal values of an (H, W) array, 0 included → starts (0-based), lengths, values, in pixel order."""
-    flat = flatten(labels, order)
-    if flat.size == 0:
-        return np.empty(0, np.int64), np.empty(0, np.int64), flat
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    return starts, np.diff(starts, append=flat.size), flat[starts]
-
-
-def mask_runs(mask: np.ndarray, order: str = "F") -> Runs:
-    """The runs of an (H, W) mask's pixels that are not 0 → starts (0-based), lengths."""
-    starts, lengths, values = find_runs((mask != 0).view(np.uint8), order)
-    inside = values != 0
-    return starts[inside], lengths[inside]
-
-
-def draw_runs(runs: Runs, shape: Shape, order: str = "F") -> np.ndarray:
-    """Checked runs → (H, W) uint8 of 0 and 1."""
-    counts = _alternating(runs, shape[0] * shape[1])
-    return unflatten(np.repeat(np.arange(counts.size, dtype=np.uint8) & 1, counts), shape, order)
-
-
-def run_pixels(runs: Runs) -> np.ndarray:
-    """The flat index of every pixel of some checked runs, int64, ascending."""
-    starts, lengths = runs
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def encode(mask: np.ndarray, order: str = "F", base: int = 1, relative: bool = False) -> str:
@@ -71,7 +70,12 @@ def encode(mask: np.ndarray, order: str = "F", base: int = 1, relative: bool = F
 
     With `relative`, a start counts from the end of the run before it (SIIM-ACR); `base` is then the first run's alone.
     """
-    starts, lengths = mask_runs(mask, order)
+    return join_runs(mask_runs(mask, order), base, relative)
+
+
+def join_runs(runs: Runs, base: int = 1, relative: bool = False) -> str:
+    """Runs → "start length start length ...", as `encode` writes them."""
+    starts, lengths = runs
     if relative and starts.size:
         starts = np.diff(starts, prepend=0) - np.concatenate(([0], lengths[:-1]))
         starts[0] += base
@@ -98,24 +102,8 @@ def parse_runs(text: str, size: int, base: int = 1, relative: bool = False) -> R
 
 
 def encode_instances(labels: np.ndarray, order: str = "F", base: int = 1, relative: bool = False) -> dict[int, str]:
-    """(H, W) integer map of instance ids, 0 background → {id: "start length ..."}, ids ascending, in one pass."""
-    starts, lengths, values = find_runs(labels.astype(np.int32, copy=False), order)
-    by_id = np.flatnonzero(values)
-    by_id = by_id[np.argsort(values[by_id], kind="stable")]
-    starts, lengths, values = starts[by_id], lengths[by_id], values[by_id]
-    ids, first = np.unique(values, return_index=True)
-    if relative:
-        ends = np.concatenate(([0], (starts + lengths)[:-1]))
-        ends[first] = -base
-        starts = starts - ends
-    else:
-        starts = starts + base
-    words = [str(number) for number in np.stack((starts, lengths), axis=1).ravel().tolist()]
-    bounds = [*(2 * first).tolist(), len(words)]
-    return {
-        instance: " ".join(words[start:end])
-        for instance, start, end in zip(ids.tolist(), bounds[:-1], bounds[1:], strict=True)
-    }
+    """(H, W) integer map of instance ids, 0 background → {id: "start length ..."}, ids ascending."""
+    return {instance: join_runs(runs, base, relative) for instance, runs in instance_runs(labels, order).items()}
 
 
 def encode_start_length_value(labels: np.ndarray, order: str = "C", base: int = 1) -> str:
@@ -167,22 +155,31 @@ def decode_count_value(text: str, shape: Shape, order: str = "C", dtype: type[np
 
 def coco_counts(mask: np.ndarray) -> list[int]:
     """(H, W) mask → COCO's uncompressed counts: column-major lengths of zero- and one-runs by turns, zeros first."""
-    counts = _alternating(mask_runs(mask), mask.size)
-    return (counts[:-1] if counts[-1] == 0 and counts.size > 1 else counts).tolist()
+    return _coco_counts(mask_runs(mask), mask.size).tolist()
 
 
 def decode_coco_counts(counts: Sequence[int], shape: Shape) -> np.ndarray:
-    """COCO's uncompressed counts → (H, W) uint8. Raises ValueError where they do not fill the image exactly."""
+    """COCO's uncompressed counts → (H, W) uint8. Raises ValueError as `parse_coco_counts` does."""
+    return draw_runs(parse_coco_counts(counts, shape[0] * shape[1]), shape)
+
+
+def parse_coco_counts(counts: Sequence[int], size: int) -> Runs:
+    """COCO's uncompressed counts → starts, lengths. Raises ValueError where they do not fill `size` pixels exactly."""
     try:
         array = np.array(counts, dtype=np.int64).reshape(-1)
     except (OverflowError, TypeError) as error:
         raise ValueError(f"not whole numbers of pixels: {error}") from None
-    return draw_runs(_runs_of_counts(array, shape[0] * shape[1]), shape)
+    return _runs_of_counts(array, size)
 
 
 def encode_coco(mask: np.ndarray) -> str:
     """(H, W) mask → COCO's compressed counts, byte for byte as pycocotools writes them (`rleToString`, maskApi.c)."""
-    rest = np.array(coco_counts(mask), dtype=np.int64)
+    return join_coco(mask_runs(mask), mask.size)
+
+
+def join_coco(runs: Runs, size: int) -> str:
+    """Column-major runs of an image of `size` pixels → COCO's compressed counts."""
+    rest = _coco_counts(runs, size)
     rest[3:] -= rest[1:-2].copy()
     digits = np.zeros((rest.size, _MAX_CHARACTERS), np.uint8)
     used = np.zeros(digits.shape, bool)
@@ -225,7 +222,12 @@ def parse_coco(text: str, size: int) -> Runs:
 
 def encode_coco_zlib(mask: np.ndarray) -> str:
     """(H, W) mask → base64 of the zlib level-9 stream of `encode_coco` (Open Images 2019, HPA 2021, HuBMAP 2023)."""
-    return base64.b64encode(zlib.compress(encode_coco(mask).encode("ascii"), 9)).decode("ascii")
+    return join_coco_zlib(mask_runs(mask), mask.size)
+
+
+def join_coco_zlib(runs: Runs, size: int) -> str:
+    """Column-major runs of an image of `size` pixels → what `encode_coco_zlib` writes."""
+    return base64.b64encode(zlib.compress(join_coco(runs, size).encode("ascii"), 9)).decode("ascii")
 
 
 def decode_coco_zlib(text: str, shape: Shape) -> np.ndarray:
@@ -259,6 +261,11 @@ def _alternating(runs: Runs, size: int) -> np.ndarray:
     return np.diff(edges)
 
 
+def _coco_counts(runs: Runs, size: int) -> np.ndarray:
+    counts = _alternating(runs, size)
+    return counts[:-1] if counts[-1] == 0 and counts.size > 1 else counts
+
+
 def _runs_of_counts(counts: np.ndarray, size: int) -> Runs:
     if counts.size and (counts.min() < 0 or counts.max() > size):
         raise ValueError(f"a count is not in 0 ... {size}, the image's pixels")
@@ -284,20 +291,44 @@ def _parse_columns(text: str, width: int, largest: int) -> tuple[np.ndarray, ...
 
 def _check_runs(starts: np.ndarray, lengths: np.ndarray, size: int) -> Runs:
     ends = starts + lengths
+    if not starts.size or (
+        starts[0] >= 0 and ends[-1] <= size and lengths.min() > 0 and (starts[1:] >= ends[:-1]).all()
+    ):
+        return starts, lengths
     faults = (
         (starts < 0, "starts before the first pixel"),
         (lengths < 1, "has no length"),
         (ends > size, f"ends beyond the image's {size} pixels"),
         (starts < np.concatenate(([0], ends[:-1])), "starts before the run before it ends"),
     )
-    for wrong, what in faults:
-        if wrong.any():
-            raise ValueError(f"run {int(wrong.argmax()) + 1} {what}")
-    return starts, lengths
+    wrong, what = next(fault for fault in faults if fault[0].any())
+    raise ValueError(f"run {int(wrong.argmax()) + 1} {what}")
 
 
 def _join(*columns: np.ndarray) -> str:
-    return " ".join(map(str, np.stack(columns, axis=1).ravel().tolist()))
+    """Columns of integers, none below 0 → their rows, parted by spaces."""
+    numbers = np.stack(columns, axis=1).ravel()
+    if numbers.size < 100 or numbers.max() >= 2**32:
+        return " ".join(map(str, numbers.tolist()))
+    # four digits at a time from a table; what stands before the first digit is a zero byte and is dropped
+    whole, short = _four_digits()
+    words, rest = [np.full(numbers.size, ord(" "), "<u4")], numbers.astype(np.uint32)
+    while len(words) == 1 or rest.any():
+        high = rest // 10_000
+        low = rest - high * 10_000
+        word = np.where(high > 0, whole[low], short[low])
+        words.append(word if len(words) == 1 else np.where(rest > 0, word, 0))
+        rest = high
+    return np.stack(words[::-1], axis=1).astype("<u4").tobytes().translate(None, b"\0")[:-1].decode("ascii")
+
+
+@functools.cache
+def _four_digits() -> tuple[np.ndarray, np.ndarray]:
+    """0 ... 9999 as four bytes of digits: with leading zeros, and with zero bytes in their place."""
+    numbers, places = np.arange(10_000)[:, None], np.array([1000, 100, 10, 1])
+    digits = (numbers // places % 10 + ord("0")).astype(np.uint8)
+    short = np.where((numbers >= places) | (places == 1), digits, 0).astype(np.uint8)
+    return digits.view("<u4").ravel(), short.view("<u4").ravel()
 
 
 def _shown(text: str) -> str:

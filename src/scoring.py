@@ -1,9 +1,9 @@
 """How good predicted labels are: one set of scores a task, for checkpoints, thresholds, tables and reports.
 
-    scores = score_pairs(config, ((truth, prediction) for ...))  # {"dice": 0.91, "iou": 0.84, "accuracy": 0.97}
+    scores = score_pairs(config, ((truth, prediction) for ...))  # {"dice": 0.91, "miou": 0.84, "accuracy": 0.97}
 
-"dice" is the mean over images (and classes) of Dice, two empty masks scoring 1; "miou" and "accuracy" come from one
-confusion matrix over all pixels; "map" is the mean over images of DSB 2018's average precision.
+Each is one of `rules.METRICS`, averaged over the classes. The usual ones of the task are always there, and the one that
+the config chooses by.
 """
 
 from collections.abc import Iterable
@@ -13,45 +13,38 @@ import numpy as np
 
 from artifacts import Paths
 from config import Config
-from metrics import ConfusionMatrix, average_precision, dice_score
+from metrics import ConfusionMatrix
+from rules import METRICS, add_up
+
+_OF_MASKS = ("dice", "miou", "accuracy")
+_USUAL = {"instances": (*_OF_MASKS, "map"), "multiclass": ("miou", "accuracy")}
 
 
 class Scores:
-    """Scores of (truth, prediction) label arrays of one task, added one by one. 255 in the truth is left out."""
+    """Scores of (truth, prediction) label arrays of one task, added one by one; NaN for none. 255 in the truth is left
+    out."""
 
     def __init__(self, config: Config):
         self.config = config
-        self._per_class = [ConfusionMatrix(2) for _ in config.classes]
-        self._together = ConfusionMatrix(len(config.classes))
-        self._dices: list[float] = []
-        self._precisions: list[float] = []
+        self._names = tuple(dict.fromkeys((*_USUAL.get(config.task, _OF_MASKS), config.metric)))
+        self._matrix = ConfusionMatrix(len(config.classes))
+        self._sums = np.zeros((len(self._names), len(config.classes), 2))
 
     def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        task = self.config.task
-        if task == "multiclass":
-            self._together.update(truth, prediction)
+        if self.config.task == "multiclass":
+            self._matrix.update(truth, prediction)
             return
-        planes = [(truth, prediction)]
-        if task == "multilabel":
-            planes = [(truth[..., number], prediction[..., number]) for number in range(len(self.config.classes))]
-        if task == "instances":
-            self._precisions.append(average_precision(truth, prediction))
-            planes = [((truth > 0).astype(np.uint8), (prediction > 0).astype(np.uint8))]
-        for matrix, (true_plane, plane) in zip(self._per_class, planes, strict=True):
-            self._dices.append(dice_score(true_plane, plane))
-            matrix.update(true_plane, plane)
+        for row, name in enumerate(self._names):
+            self._sums[row] += label_sums(name, self.config.task, truth, prediction)
 
     def values(self) -> dict[str, float]:
         if self.config.task == "multiclass":
-            ious = self._together.iou()
-            scores = {"miou": self._together.miou(), "accuracy": self._together.accuracy()}
-            return scores | {f"iou {name}": float(iou) for name, iou in zip(self.config.classes, ious, strict=True)}
-        scores = {
-            "dice": float(np.mean(self._dices)) if self._dices else float("nan"),
-            "miou": float(np.nanmean([matrix.iou()[1] for matrix in self._per_class])),
-            "accuracy": float(np.mean([matrix.accuracy() for matrix in self._per_class])),
-        }
-        return scores | ({"map": float(np.mean(self._precisions))} if self._precisions else {})
+            ious = zip(self.config.classes, self._matrix.iou(), strict=True)
+            scores = {name: matrix_score(name, self._matrix) for name in self._names}
+            return scores | {f"iou {name}": float(iou) for name, iou in ious}
+        sums = self._sums
+        values = np.divide(sums[..., 0], sums[..., 1], out=np.full(sums.shape[:2], np.nan), where=sums[..., 1] > 0)
+        return {name: _mean_known(row) for name, row in zip(self._names, values, strict=True)}
 
 
 def score_pairs(config: Config, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
@@ -60,6 +53,37 @@ def score_pairs(config: Config, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) 
     for truth, prediction in pairs:
         scores.add(truth, prediction)
     return scores.values()
+
+
+def label_sums(metric: str, task: str, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """`(classes, 2)`: what one image's labels add to the numerators and denominators of a metric.
+
+    Not for multiclass labels. Instances are measured as one mask by a metric of masks.
+    """
+    rule = METRICS[metric]
+    if task == "multilabel":
+        planes = [(truth[..., number], prediction[..., number]) for number in range(truth.shape[2])]
+    elif task == "instances" and rule.task != "instances":
+        planes = [((truth > 0).astype(np.uint8), prediction)]
+    else:
+        planes = [(truth, prediction)]
+    return np.array([add_up(rule, *plane) for plane in planes])
+
+
+def matrix_score(metric: str, matrix: ConfusionMatrix) -> float:
+    """A multiclass task's score; NaN where nothing was counted."""
+    measures = {
+        "miou": matrix.miou,
+        "dice_global": matrix.mean_dice,
+        "accuracy": matrix.accuracy,
+        "macro_accuracy": matrix.macro_accuracy,
+    }
+    return measures[metric]()
+
+
+def _mean_known(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def dense_truth(paths: Paths, image_id: str) -> Path | None:

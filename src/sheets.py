@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from artifacts import Paths, atomic
+from artifacts import Paths, atomic, read_json
 from config import Config
 from images import read_image, read_mask
 from index import read_index
-from labels import label_names
+from labels import label_names, name_encoding
 from pictures import (
     Colour,
     Curves,
@@ -40,7 +40,7 @@ UNKNOWN: Colour = (128, 128, 128)
 
 def label_palette(config: Config) -> dict[str, Colour]:
     """The colour of each label value by its class: those of the data's own palette, or else the report's."""
-    names = label_names(config)
+    config, names = name_encoding(config), label_names(config)
     own = config.data.labels.palette
     if config.data.labels.encoding == "palette":
         return {name: own.get(name, (0, 0, 0)) for name in names}
@@ -52,6 +52,26 @@ def spread(items: list[Any], count: int) -> list[Any]:
     if len(items) <= count:
         return items
     return [items[round(number * (len(items) - 1) / (count - 1))] for number in range(count)]
+
+
+def best_middle_worst(scores: dict[str, float], count: int) -> dict[str, list[str]]:
+    """Ids by score, no id twice: the best first, the middle around the median, the worst first. NaN is left out."""
+    order = sorted((one for one in scores if scores[one] == scores[one]), key=lambda one: (-scores[one], one))
+    count = min(count, -(-len(order) // 3))
+    best, rest = order[:count], order[count:]
+    worst, middle = rest[-count:][::-1] if count else [], rest[: max(0, len(rest) - count)]
+    start = max(0, (len(middle) - count) // 2)
+    return {"The best": best, "The middle": middle[start : start + count], "The worst": worst}
+
+
+def list_class_weights(config: Config, paths: Paths, names: list[str]) -> list[tuple[str, dict[str, float]]]:
+    """The class weights of each round that has some: the mean over its folds."""
+    found = []
+    for round, name in enumerate(names):
+        manifests = [read_json(paths.run(round, fold) / "manifest.json") for fold in range(config.folds.count)]
+        if folds := [one["class_weights"] for one in manifests if one.get("class_weights")]:
+            found.append((name, {key: sum(one[key] for one in folds) / len(folds) for key in folds[0]}))
+    return found
 
 
 def curve_sheet(paths: Paths) -> Path:

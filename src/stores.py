@@ -1,8 +1,8 @@
 """The probability store: per-image probabilities on disk, 8 bits each, compressed, read and written in bands.
 
-    with ProbabilityWriter(path) as writer:
-        writer.add(image_id, probabilities)  # (C, H, W) float32
-    probabilities = ProbabilityStore(path).read(image_id)
+with ProbabilityWriter(path) as writer:
+    writer.add(image_id, probabilities)  # (C, H, W) float32
+probabilities = ProbabilityStore(path).read(image_id)
 """
 
 from contextlib import ExitStack

@@ -150,6 +150,6 @@ def _parser(script: str) -> Any:
     module = importlib.import_module(script)
     numbered = script in ("train", "predict", "make_pseudo_labels")
     parser = make_parser(module.__doc__, fold=numbered, round=numbered)
-    if script == "evaluate":
-        parser.add_argument("--print", action="store_true")
+    if script in ("evaluate", "make_submission"):
+        module.add_arguments(parser)
     return parser

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from config import Config, parse_config
+from config import TASK_METRICS, Config, parse_config
 from fitting import THRESHOLDS, fit_parameters
-from metrics import average_precision, dice_score
+from matching import instance_iou, instance_precision
+from metrics import dice_score
 from postprocess import Parameters, to_label
+from scoring import score_pairs
 
 Images = list[tuple[int, np.ndarray, np.ndarray]]
 CLASSES = {"binary": ["a"], "multiclass": ["a", "b", "c"], "multilabel": ["a", "b"], "instances": ["a"]}
@@ -151,10 +153,13 @@ def test_instances_are_fitted_by_their_own_metric() -> None:
     images = [(n % 2, *nuclei(n)) for n in range(2)]
     fitted = fit_parameters(config, images)
     start = [
-        average_precision(truth, to_label(answer, "instances", Parameters((0.35,), (0,))))
+        instance_precision(instance_iou(truth, to_label(answer, "instances", Parameters((0.35,), (0,)))))[0]
         for _, truth, answer in images
     ]
-    found = [average_precision(truth, to_label(answer, "instances", fitted.parameters)) for _, truth, answer in images]
+    found = [
+        instance_precision(instance_iou(truth, to_label(answer, "instances", fitted.parameters)))[0]
+        for _, truth, answer in images
+    ]
     assert fitted.plain == pytest.approx(np.mean(found))
     assert np.mean(found) > np.mean(start)
     assert fitted.plain == 1.0
@@ -187,3 +192,35 @@ def test_good_probabilities_are_left_alone() -> None:
     fitted = fit_parameters(make_config("multiclass"), [(0, truth, answer), (1, truth, answer)])
     assert fitted.parameters.class_scales == (1.0, 1.0, 1.0)
     assert fitted.plain == 1.0
+
+
+def example(task: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image whose best parameters are not those of every metric."""
+    rng = np.random.default_rng(seed)
+    if task == "instances":
+        truth, answer = nuclei(seed % 4)
+        return truth, np.clip(answer + rng.normal(0, 0.03, answer.shape), 0, 1).astype(np.float32)
+    if task == "multiclass":
+        return tilted(seed)
+    truth = np.zeros((24, 24, 2), np.uint8)
+    truth[4:15, 3 + seed : 12 + seed, 0], truth[12:20, 6:22, 1] = 1, 1
+    answer = truth.transpose(2, 0, 1) * 0.35 + 0.3 + rng.normal(0, 0.12, (2, 24, 24))
+    truth[0] = 255
+    return (truth[..., 0], answer[:1]) if task == "binary" else (truth, answer)
+
+
+@pytest.mark.parametrize(("task", "metric"), [(task, name) for task in TASK_METRICS for name in TASK_METRICS[task]])
+def test_what_is_fitted_is_the_very_score_that_is_reported(task: str, metric: str) -> None:
+    """Sums over images and classes in fitting, labels in scoring: for every metric they are one number."""
+    config = make_config(task, metric=metric)
+    images = [(n % 2, *example(task, n)) for n in range(4)]
+    fitted = fit_parameters(config, images)
+
+    def score(choice: dict[int, Parameters]) -> float:
+        labels = [(truth, to_label(answer, task, choice[fold])) for fold, truth, answer in images]
+        return score_pairs(config, labels)[metric]
+
+    assert fitted.plain == pytest.approx(score(dict.fromkeys(range(2), fitted.parameters)))
+    assert fitted.nested == pytest.approx(score(fitted.by_fold))
+    start = Parameters((0.5,) * len(config.classes), (0,) * len(config.classes))
+    assert fitted.plain >= score(dict.fromkeys(range(2), start)) - 1e-9

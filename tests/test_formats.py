@@ -1,6 +1,7 @@
 """Tables of run-length labels: every format there and back, real files byte for byte, and each kind of bad table."""
 
 import csv
+import json
 import logging
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from config import TableFormat
 from errors import UserError
 from formats import FORMATS, find_format, read_labels, validate_submission, write_submission
 from images import image_size
+from tables import class_field
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VECTORS = SHARED / "formats" / "vectors"
@@ -24,7 +26,7 @@ VALUED = ("start_length_value", "count_value")
 CLASSES = {
     "binary": ("ship",),
     "multiclass": ("sea", "ship", "big_ship"),
-    "multilabel": ("ship", "big_ship", "a b"),
+    "multilabel": ("ship", "big_ship", "a,b"),
     "instances": ("ship",),
 }
 EXTRA = {
@@ -37,8 +39,8 @@ EXTRA = {
 
 
 def tasks_of(fmt: TableFormat) -> tuple[str, ...]:
-    if fmt.rows == "instance":
-        return ("binary", "instances")
+    if fmt.rows in ("instance", "detections"):
+        return ("binary", "instances", "multiclass", "multilabel") if class_field(fmt) else ("binary", "instances")
     if fmt.rows == "image_class":
         return ("binary", "multiclass", "multilabel")
     if fmt.codec not in VALUED:
@@ -46,7 +48,8 @@ def tasks_of(fmt: TableFormat) -> tuple[str, ...]:
     return ("multiclass",) if "class_number" in fmt.columns.values() else ("binary", "multiclass", "instances")
 
 
-PAIRS = [(name, fmt, task) for name, fmt in (FORMATS | EXTRA).items() for task in tasks_of(fmt)]
+WRITTEN = {name: fmt for name, fmt in (FORMATS | EXTRA).items() if fmt.file != "polygons"}
+PAIRS = [(name, fmt, task) for name, fmt in WRITTEN.items() for task in tasks_of(fmt)]
 
 
 def random_label(rng: np.random.Generator, task: str, shape: tuple[int, int]) -> np.ndarray:
@@ -72,17 +75,23 @@ def table(tmp_path: Path, text: str | bytes, name: str = "train.csv") -> Path:
 @given(seed=st.integers(0, 2**32 - 1), shape=st.tuples(st.integers(1, 9), st.integers(1, 9)))
 def test_every_format_there_and_back(tmp_path_factory, name, fmt, task, seed, shape):
     rng = np.random.default_rng(seed)
-    fmt = fmt.model_copy(update={"size": fmt.size and (14, 11)})
+    fmt = fmt.model_copy(update={"size": fmt.size and (14, 11), "patch": 1})
     path = tmp_path_factory.mktemp("table") / "out.csv"
     ids = ["7_12", "Tile 1/part_001", 'a_"b",c_1', "ü_2.jpg"]
     masks = {image_id: random_label(rng, task, fmt.size or shape) for image_id in ids}
+    if fmt.overlap == "forbid" and task == "multilabel":
+        masks = {image_id: mask * (mask.cumsum(axis=2) < 2).astype(np.uint8) for image_id, mask in masks.items()}
     sizes = {image_id: mask.shape[:2] for image_id, mask in masks.items()}
     rows = write_submission(path, fmt, CLASSES[task], task, masks.items())
-    with path.open(newline="", encoding="utf-8") as file:
-        assert len(list(csv.reader(file))) == rows + 1
+    if fmt.file == "csv":
+        with path.open(newline="", encoding="utf-8") as file:
+            assert len(list(csv.reader(file))) == rows + 1
+    else:
+        assert len(json.loads(path.read_text(encoding="utf-8"))) == rows
+        masks = {image_id: mask for image_id, mask in masks.items() if mask.any()}  # nothing found, nothing written
     assert validate_submission(path, fmt, CLASSES[task], sizes) == []
     back = dict(read_labels(path, fmt, CLASSES[task], task, sizes))
-    assert list(back) == ids
+    assert list(back) == list(masks)
     for image_id, mask in masks.items():
         assert back[image_id].dtype == mask.dtype
         np.testing.assert_array_equal(back[image_id], mask)
@@ -307,7 +316,7 @@ def test_a_cell_may_be_longer_than_csv_allows_by_default(tmp_path):
         ("image", b"id,rle\na,1 1\nb\xff,1 1\n", "or later: not UTF-8 text"),
         ("image", 'id,rle\n"a,1 1\n', "row 2: not a CSV row"),
         ("airbus", "ImageId,EncodedPixels\na,1 1\n", "row 2: id 'a' is not written like '{id}.jpg'"),
-        ("image_class", "id,class,rle\na,boat,1 1\n", "row 2: class 'boat' is none of ship, big_ship, a b"),
+        ("image_class", "id,class,rle\na,boat,1 1\n", "row 2: class 'boat' is none of ship, big_ship, a,b"),
         ("image_class", "id,class,rle\na,ship,1 1\na,ship,2 1\n", "row 3: id 'a', class 'ship' occurs twice"),
         ("severstal", "ImageId_ClassId,EncodedPixels\na.jpg_4,1 1\n", "row 2: id 'a.jpg_4' .* with a class of 1, 2, 3"),
         ("severstal_class_column", "ImageId,ClassId,EncodedPixels\na.jpg,0,\n", "row 2: class '0' is none of 1, 2, 3"),
@@ -479,7 +488,7 @@ def test_a_submission_is_validated_against_its_sample(tmp_path):
 def test_a_submission_that_fails_its_own_check_is_not_written(tmp_path, monkeypatch):
     import formats
 
-    monkeypatch.setattr(formats.rle, "encode", lambda mask, *_: "7 1")
+    monkeypatch.setattr(formats, "join_mask", lambda *_: "7 1")
     with pytest.raises(UserError, match=r"out.csv row 2: 7 lies beyond .*nothing was written"):
         write_submission(tmp_path / "out.csv", FORMATS["image"], ["x"], "binary", [("a", np.ones((2, 3), np.uint8))])
     assert list(tmp_path.iterdir()) == []

@@ -279,7 +279,7 @@ def test_any_id_is_a_binary_tasks_foreground(tmp_path: Path):
     stored = np.array([[[0, 0, 0], [3, 0, 0], [44, 1, 9], [232, 3, 0]]], np.uint8)
     settings = config("binary", encoding="rgb_id", ignore=[1000])
     assert decode(tmp_path, stored, settings).tolist() == [[0, 1, 1, 255]]
-    one = config("binary", encoding="rgb_id", ignore=[1000], values={"a": 300})
+    one = config("binary", encoding="rgb_id", ignore=[1000], values={"c": 300})
     with pytest.raises(UserError, match="value 3 "):
         decode(tmp_path, stored, one)
 

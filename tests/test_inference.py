@@ -111,7 +111,7 @@ def test_small_images_are_padded_and_not_distorted() -> None:
     assert predictor(torch.from_numpy(tiny)[None]).shape == (1, 2, 3, 2)
 
 
-@pytest.mark.parametrize(("kind", "count"), [("none", 1), ("flips", 4), ("d4", 8)])
+@pytest.mark.parametrize(("kind", "count"), [("none", 1), ("mirror", 2), ("flips", 4), ("d4", 8)])
 def test_views_turn_back_exactly(kind: str, count: int) -> None:
     images = torch.from_numpy(random_image(32, 64))[None]
     views = tta_views(kind)
@@ -122,15 +122,23 @@ def test_views_turn_back_exactly(kind: str, count: int) -> None:
         assert torch.equal(view.deaugment_mask(one), images)
 
 
-@pytest.mark.parametrize("kind", ["flips", "d4"])
+@pytest.mark.parametrize(("kind", "count"), [("mirror", 2), ("flips", 4), ("d4", 8)])
 @pytest.mark.parametrize(("height", "width"), [(32, 64), (40, 50)])
-def test_tta_leaves_an_equivariant_answer(kind: str, height: int, width: int) -> None:
+def test_tta_leaves_an_equivariant_answer(kind: str, count: int, height: int, width: int) -> None:
     image = random_image(height, width)
     plain = make_predictor(lambda images: images * 2)
     turned = Predictor(Network(lambda images: images * 2), Predict(window=64, tta=kind), "sigmoid", CPU, "fp32", True)
     given = torch.from_numpy(image)[None]
     np.testing.assert_allclose(turned(given), plain(given), atol=1e-6)
-    assert len(turned.model.shapes) == (4 if kind == "flips" else 8)
+    assert len(turned.model.shapes) == count
+
+
+def test_a_processor_gets_what_its_caches_hold() -> None:
+    predictor = make_predictor(lambda images: images)
+    small, large = (torch.rand(5, 2, side, side) for side in (64, 320))
+    torch.testing.assert_close(predictor(large), large.sigmoid())
+    torch.testing.assert_close(predictor(small), small.sigmoid())
+    assert [shape[0] for shape in predictor.model.shapes] == [2, 2, 1, 5]
 
 
 def test_tta_is_the_mean_of_its_views() -> None:

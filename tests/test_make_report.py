@@ -15,7 +15,7 @@ import yaml
 import make_report as script
 from artifacts import Paths, write_json
 from cli import make_parser
-from config import load_config
+from config import TASK_METRICS, load_config
 from errors import UserError
 from images import write_mask
 from pictures import (
@@ -29,6 +29,7 @@ from pictures import (
     plot_curves,
     show_image,
 )
+from sheets import best_middle_worst
 from stores import ProbabilityWriter
 
 SRC = Path(__file__).resolve().parent.parent / "src"
@@ -310,7 +311,7 @@ def test_curves_take_what_a_log_has() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 4, 8, 9, 30])
 def test_best_middle_and_worst_share_no_image(count: int) -> None:
     scores = {f"{number:02}": number / 30 for number in range(count)} | {"nan": float("nan")}
-    groups = list(script.best_middle_worst(scores, 3).values())
+    groups = list(best_middle_worst(scores, 3).values())
     ids = [one for group in groups for one in group]
     assert len(set(ids)) == len(ids) <= 9
     assert "nan" not in ids
@@ -319,3 +320,7 @@ def test_best_middle_and_worst_share_no_image(count: int) -> None:
     if count > 1:
         assert groups[0][0] == f"{count - 1:02}"
         assert groups[2][0] == "00"
+
+
+def test_every_metric_is_said_in_words() -> None:
+    assert set(script.METRICS) == {name for names in TASK_METRICS.values() for name in names}

@@ -7,19 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score
-
-from metrics import (
-    ConfusionMatrix,
-    average_precision,
-    dice_score,
-    instance_iou,
-    mean_average_precision,
-    mean_dice,
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    fbeta_score,
+    jaccard_score,
 )
 
+from metrics import ConfusionMatrix, count_pixels, dice_score, iou_share, patch_classes
+
 SHAPE = (7, 6)
-IDS = hnp.arrays(np.int32, SHAPE, elements=st.sampled_from([0, 0, 1, 2, 3, 9]))
+MASKS = hnp.arrays(np.uint8, SHAPE, elements=st.integers(0, 1))
 few = settings(max_examples=60, deadline=None)
 
 
@@ -29,19 +29,6 @@ def random_labels(seed: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     prediction = np.where(rng.random(target.shape) < 0.6, target, rng.integers(0, classes, target.shape))
     target[rng.random(target.shape) < 0.1] = 255
     return target, prediction.astype(np.uint8)
-
-
-def loop_average_precision(target: np.ndarray, prediction: np.ndarray) -> float:
-    """The definition: every pair compared as sets of pixels."""
-    targets = [set(np.flatnonzero(target == number)) for number in np.unique(target) if number]
-    predictions = [set(np.flatnonzero(prediction == number)) for number in np.unique(prediction) if number]
-    if not targets and not predictions:
-        return 1.0
-    scores = []
-    for percent in range(50, 100, 5):
-        hits = sum(any(100 * len(a & b) > percent * len(a | b) for b in predictions) for a in targets)
-        scores.append(hits / (hits + (len(targets) - hits) + (len(predictions) - hits)))
-    return sum(scores) / len(scores)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -57,6 +44,8 @@ def test_the_matrix_agrees_with_scikit_learn(classes):
     np.testing.assert_allclose(matrix.dice(), f1_score(target, prediction, average=None))
     assert matrix.miou() == pytest.approx(jaccard_score(target, prediction, average="macro"))
     assert matrix.accuracy() == pytest.approx(accuracy_score(target, prediction))
+    assert matrix.macro_accuracy() == pytest.approx(balanced_accuracy_score(target, prediction))
+    assert matrix.mean_dice() == pytest.approx(f1_score(target, prediction, average="macro"))
 
 
 def test_merged_matrices_are_one_matrix_over_both():
@@ -78,6 +67,8 @@ def test_absent_classes_leave_the_mean_alone_and_false_ones_do_not():
     np.testing.assert_allclose(matrix.dice(), [1.0, 2 / 3, 0.0, np.nan])
     assert matrix.miou() == pytest.approx(0.5)
     assert matrix.accuracy() == pytest.approx(0.75)
+    assert matrix.macro_accuracy() == pytest.approx((1 + 0.5) / 2)  # class 2 is only ever said, class 3 not even that
+    assert matrix.mean_dice() == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
 def test_nothing_counted_is_not_a_number():
@@ -85,6 +76,8 @@ def test_nothing_counted_is_not_a_number():
     matrix.update(np.full((3, 3), 255, np.uint8), np.zeros((3, 3), np.uint8))
     assert math.isnan(matrix.miou())
     assert math.isnan(matrix.accuracy())
+    assert math.isnan(matrix.macro_accuracy())
+    assert math.isnan(matrix.mean_dice())
     assert np.isnan(matrix.iou()).all()
 
 
@@ -113,63 +106,63 @@ def test_dice_of_an_image():
 
 
 @few
-@given(hnp.arrays(np.uint8, SHAPE, elements=st.integers(0, 1)), hnp.arrays(np.uint8, SHAPE, elements=st.integers(0, 1)))
+@given(MASKS, MASKS)
 def test_dice_agrees_with_scikit_learn(target, prediction):
     wanted = f1_score(target.ravel(), prediction.ravel(), zero_division=1.0)
     assert dice_score(target, prediction) == pytest.approx(wanted)
 
 
-def test_mean_dice_has_three_ways_with_two_empty_masks():
-    full, empty = np.ones((2, 2), np.uint8), np.zeros((2, 2), np.uint8)
-    pairs = [(full, full), (empty, empty), (full, empty)]
-    assert mean_dice(pairs) == pytest.approx(2 / 3)
-    assert mean_dice(pairs, both_empty=0.0) == pytest.approx(1 / 3)
-    assert mean_dice(pairs, both_empty=float("nan")) == pytest.approx(1 / 2)
-    assert math.isnan(mean_dice([]))
+def test_a_class_number_may_be_255_where_another_means_unknown():
+    target, prediction = np.array([[255, 255, 1000, 3]]), np.array([[255, 3, 7, 3]])
+    matrix = ConfusionMatrix(300, ignore=1000)
+    matrix.update(target, prediction)
+    assert matrix.counts.sum() == 3
+    assert matrix.counts[255, 255] == matrix.counts[255, 3] == matrix.counts[3, 3] == 1
+    assert (matrix + matrix).ignore == 1000
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+def test_f_beta_agrees_with_scikit_learn(beta):
+    target, prediction = random_labels(3, 2)
+    part, whole = count_pixels(target, prediction).f_beta(beta)
+    known = target != 255
+    assert part / whole == pytest.approx(fbeta_score(target[known], prediction[known], beta=beta))
 
 
 @few
-@given(IDS, IDS)
-def test_instance_iou_is_that_of_every_pair_of_masks(target, prediction):
-    def number_list(labels):
-        return [number for number in np.unique(labels) if number]
-
-    wanted = [
-        [
-            np.count_nonzero((target == a) & (prediction == b)) / np.count_nonzero((target == a) | (prediction == b))
-            for b in number_list(prediction)
-        ]
-        for a in number_list(target)
-    ]
-    iou = instance_iou(target, prediction)
-    assert iou.shape == (len(number_list(target)), len(number_list(prediction)))
-    np.testing.assert_allclose(iou, np.array(wanted).reshape(iou.shape))
+@given(MASKS, MASKS)
+def test_the_counts_are_those_of_the_matrix(target, prediction):
+    target[0, 0] = 255
+    counts, matrix = count_pixels(target, prediction), ConfusionMatrix(2)
+    matrix.update(target, prediction)
+    assert [[counts.tn, counts.fp], [counts.fn, counts.tp]] == matrix.counts.tolist()
 
 
-@few
-@given(IDS, IDS, st.floats(0, 1))
-def test_average_precision_agrees_with_its_definition(target, noise, share):
-    prediction = np.where(np.linspace(0, 1, target.size).reshape(SHAPE) < share, target * 7, noise)
-    assert average_precision(target, prediction) == pytest.approx(loop_average_precision(target, prediction))
+def test_masks_of_two_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"the target is \(2, 3\), the prediction \(3, 2\)"):
+        count_pixels(np.zeros((2, 3)), np.zeros((3, 2)))
 
 
-def test_average_precision_of_known_pictures():
-    target, prediction = np.zeros((20, 20), np.int32), np.zeros((20, 20), np.int32)
-    assert average_precision(target, prediction) == 1.0
-    target[:10] = 5
-    assert average_precision(target, prediction) == average_precision(prediction, target) == 0.0
-    prediction[:7] = 2  # IoU 0.7 passes 0.5, 0.55, 0.6, 0.65 and, not being above it, not 0.7
-    assert average_precision(target, prediction) == pytest.approx(4 / 10)
-    prediction[15:] = 3  # a false one: 1 / 2 at each of the four
-    assert average_precision(target, prediction) == pytest.approx(4 / 20)
-    assert average_precision(target, prediction, thresholds=(0.5,)) == pytest.approx(1 / 2)
-    empty = np.zeros_like(target)
-    assert mean_average_precision([(target, prediction), (empty, empty)]) == pytest.approx((4 / 20 + 1) / 2)
-    with pytest.raises(ValueError, match="not unique"):
-        average_precision(target, prediction, thresholds=(0.4,))
+def test_the_share_of_thresholds_of_known_masks():
+    target, prediction = np.zeros((20, 20), np.uint8), np.zeros((20, 20), np.uint8)
+    assert iou_share(target, prediction) == (0.0, 0.0)
+    target[:10] = 1
+    assert iou_share(target, prediction) == iou_share(prediction, target) == (0.0, 1.0)
+    prediction[:7] = 1  # IoU 0.7 is above 0.5, 0.55, 0.6 and 0.65
+    assert iou_share(target, prediction) == (pytest.approx(0.4), 1.0)
+    assert iou_share(target, target) == (1.0, 1.0)
+    target[7:10] = 255  # nobody knows whether the missing rows belong to it
+    assert iou_share(target, prediction) == (1.0, 1.0)
 
 
-def test_an_instance_halved_is_matched_at_most_once():
-    target, prediction = np.ones((4, 4), np.int32), np.ones((4, 4), np.int32)
-    prediction[2:] = 2  # both halves have an IoU of exactly 0.5
-    assert average_precision(target, prediction) == 0.0
+def test_patches_are_set_where_more_than_a_quarter_is():
+    mask = np.zeros((40, 33), np.uint8)
+    mask[:8, :8] = 1  # 64 of 256 pixels: a quarter and no more
+    mask[16:24, 16:24], mask[24, 16] = 1, 1  # 65
+    mask[39, 32] = 1  # 1 of the corner's 8 pixels
+    mask[:5, 32] = 1  # 5 of the edge's 16
+    wanted = np.zeros((3, 3), bool)
+    wanted[1, 1], wanted[0, 2] = True, True
+    np.testing.assert_array_equal(patch_classes(mask), wanted)
+    slow = [[(mask[y : y + 16, x : x + 16] != 0).mean() > 0.25 for x in range(0, 33, 16)] for y in range(0, 40, 16)]
+    np.testing.assert_array_equal(patch_classes(mask), slow)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import rle
+import runs
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "formats" / "vectors"
 SHAPES = st.tuples(st.integers(0, 9), st.integers(0, 9))
@@ -26,13 +27,13 @@ needs_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason=f"no real rows a
 
 def loop_runs(flat: list[int]) -> list[tuple[int, int, int]]:
     """[start, length, value] of every run, one pixel at a time."""
-    runs: list[tuple[int, int, int]] = []
+    found: list[tuple[int, int, int]] = []
     for position, value in enumerate(flat):
-        if runs and runs[-1][2] == value:
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1, value)
+        if found and found[-1][2] == value:
+            found[-1] = (found[-1][0], found[-1][1] + 1, value)
         else:
-            runs.append((position, 1, value))
-    return runs
+            found.append((position, 1, value))
+    return found
 
 
 def loop_encode(mask: np.ndarray, order: str, base: int, relative: bool) -> str:
@@ -85,12 +86,12 @@ def test_instances_in_one_pass_are_what_one_pass_an_id_writes(labels, options):
 @few
 @given(LABELS, st.sampled_from("FC"), st.sampled_from([0, 1]))
 def test_label_maps_round_trip_and_match_a_loop(labels, order, base):
-    runs = loop_runs(labels.ravel(order).tolist())
+    found = loop_runs(labels.ravel(order).tolist())
     triples = rle.encode_start_length_value(labels, order, base)
-    assert triples == " ".join(f"{start + base} {length} {value}" for start, length, value in runs if value)
+    assert triples == " ".join(f"{start + base} {length} {value}" for start, length, value in found if value)
     np.testing.assert_array_equal(rle.decode_start_length_value(triples, labels.shape, order, base), labels)
     pairs = rle.encode_count_value(labels, order)
-    assert pairs == " ".join(f"{length} {value}" for _, length, value in runs)
+    assert pairs == " ".join(f"{length} {value}" for _, length, value in found)
     np.testing.assert_array_equal(rle.decode_count_value(pairs, labels.shape, order), labels)
 
 
@@ -98,8 +99,8 @@ def test_label_maps_round_trip_and_match_a_loop(labels, order, base):
 @given(MASKS)
 def test_coco_is_what_the_c_code_writes_and_reads_back(mask):
     counts = rle.coco_counts(mask)
-    runs = loop_runs(mask.ravel("F").tolist())
-    assert counts == ([0] if not runs or runs[0][2] else []) + [length for _, length, _ in runs]
+    found = loop_runs(mask.ravel("F").tolist())
+    assert counts == ([0] if not found or found[0][2] else []) + [length for _, length, _ in found]
     assert rle.encode_coco(mask) == loop_coco(counts)
     for back in (
         rle.decode_coco_counts(counts, mask.shape),
@@ -129,6 +130,47 @@ def test_any_memory_layout_and_any_nonzero_value_is_a_mask():
         assert rle.encode(mask.astype(dtype)) == wanted
     speckled = mask * np.random.default_rng(1).integers(1, 256, mask.shape).astype(np.uint8)
     assert rle.encode(speckled) == wanted
+
+
+@pytest.mark.parametrize("order", ["F", "C"])
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), shape=st.tuples(st.integers(0, 40), st.integers(0, 700)))
+def test_large_masks_go_through_strips(order, seed, shape):
+    rng = np.random.default_rng(seed)
+    mask = (np.cumsum(rng.random(shape) < 0.02, axis=1) % 2).astype(rng.choice([np.uint8, bool, np.int64]))
+    flat = np.concatenate([[0], mask.ravel(order), [0]])
+    edges = np.flatnonzero(np.diff(flat.astype(int))).reshape(-1, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "_STRIP", 64)
+        for array in (mask, np.asfortranarray(mask), mask[::-1][::-1]):
+            starts, lengths = rle.mask_runs(array, order)
+            assert starts.tolist() == edges[:, 0].tolist()
+            assert (starts + lengths).tolist() == edges[:, 1].tolist()
+        back = rle.draw_runs((starts, lengths), shape, order)
+        assert back.flags.c_contiguous
+        np.testing.assert_array_equal(back, mask)
+
+
+@few
+@given(
+    st.lists(st.integers(0, 12) | st.integers(0, 2**40) | st.sampled_from([9999, 10_000, 10**8, 2**32 - 1]), min_size=1)
+)
+def test_numbers_are_written_as_python_writes_them(numbers):
+    for array in (np.array(numbers), np.resize(np.minimum(numbers, 2**32 - 1), 120), np.resize(numbers, 120)):
+        assert rle._join(array) == " ".join(map(str, array.tolist()))
+        assert rle._join(array, array) == " ".join(f"{one} {one}" for one in array.tolist())
+
+
+def test_a_mask_is_encoded_without_a_second_copy():
+    mask = np.zeros((3000, 20_000), np.uint8)
+    mask[100:2900, 300:19_000] = 1
+    for order in "FC":
+        tracemalloc.start()
+        try:
+            assert rle.mask_runs(mask, order)[1].sum() == 2800 * 18_700
+            assert tracemalloc.get_traced_memory()[1] < mask.nbytes / 8
+        finally:
+            tracemalloc.stop()
 
 
 def test_order_and_base_are_not_to_be_confused():

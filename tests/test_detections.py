@@ -1,0 +1,376 @@
+"""Instances with a class and a score: every format there and back, JSON files, polygons, overlaps, touching objects."""
+
+import base64
+import json
+import logging
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.path import Path as Outline
+
+import rle
+from competitions import FORMATS
+from detections import Instance, cut_instances, fill_polygons, make_disjoint, read_instances, split_touching
+from errors import UserError
+from faults import validate_submission
+from formats import Detections, find_format, read_labels, write_submission
+from tables import INSTANCES, class_field
+
+VECTORS = Path(__file__).resolve().parents[2] / "shared" / "formats" / "vectors"
+WRITTEN = [name for name, fmt in FORMATS.items() if fmt.rows in INSTANCES and fmt.file != "polygons"]
+CLASSES = ("cell", "scratch", "dust")
+
+
+def as_masks(instances: list[Instance], shape: tuple[int, int], order: str) -> list[tuple[int, float, list]]:
+    return [(one.class_index, one.score, rle.draw_runs(one.runs, shape, order).tolist()) for one in instances]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), shape=st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_instances_come_back_with_class_score_and_pixels(tmp_path_factory, name, seed, shape):
+    rng, fmt = np.random.default_rng(seed), find_format(name)
+    path = tmp_path_factory.mktemp("table") / "out.csv"
+    scored = fmt.rows == "detections" or "score" in fmt.columns.values()
+    images = {}
+    for image_id in ("7_12", "b", "ü x"):
+        instances = []
+        for _ in range(rng.integers(1, 5)):
+            mask = rng.random(shape) < 0.6
+            mask[0, 0] = True
+            score = float(rng.random()) if scored else 1.0
+            runs = rle.mask_runs(mask, fmt.order)
+            instances.append(Instance(int(rng.integers(0, 3)) if class_field(fmt) else 0, score, runs))
+        images[image_id] = make_disjoint(instances) if fmt.overlap == "forbid" else instances
+    images["none"] = []
+    detections = [(image_id, Detections(shape, instances)) for image_id, instances in images.items()]
+    write_submission(path, fmt, CLASSES, "instances", detections)
+    sizes = dict.fromkeys(images, shape)
+    assert validate_submission(path, fmt, CLASSES, sizes) == []
+    back = dict(read_instances(path, name, CLASSES, sizes))
+    if fmt.file == "coco":
+        del images["none"]  # results hold nothing of an image without any
+    assert list(back) == list(images)
+    for image_id, instances in images.items():
+        assert as_masks(back[image_id], shape, fmt.order) == as_masks(instances, shape, fmt.order)
+    if {"height", "width"} <= set(fmt.columns.values()) or fmt.file == "coco":
+        assert list(dict(read_instances(path, name, CLASSES, {}))) == list(images), "the file tells the sizes"
+
+
+@pytest.mark.skipif(not VECTORS.is_dir(), reason=f"no real rows at {VECTORS}")
+def test_real_prediction_strings_round_trip_byte_for_byte(tmp_path):
+    source, path, fmt = VECTORS / "openimages_hpa" / "sample_rows.csv", tmp_path / "out.csv", find_format("hpa2021")
+    found = dict(read_instances(source, fmt, fmt.classes, {}))
+    assert [(one.class_index, one.score) for [one] in found.values()] == [(0, 0.637833), (16, 0.85117)]
+    sizes = {"721568e01a744247": (1600, 1118), "7b018c5e3a20daba": (1066, 1600)}
+    images = [(image_id, Detections(sizes[image_id], instances)) for image_id, instances in found.items()]
+    write_submission(path, fmt, fmt.classes, "instances", images[::-1], source)
+    assert path.read_bytes().split() == source.read_bytes().split()
+    write_submission(path, fmt, fmt.classes, "instances", [], source)
+    assert path.read_text().splitlines()[1] == "721568e01a744247,1118,1600,", "a missing image keeps the sample's size"
+    with pytest.raises(UserError, match=r"row 2: height '1600' of '721568e01a744247', the image has 1118"):
+        read_instances(source, fmt, fmt.classes, {one: size[::-1] for one, size in sizes.items()})
+
+
+def test_rows_are_written_as_the_competitions_write_them(tmp_path):
+    mask = np.zeros((3, 4), np.uint8)
+    mask[1, 1:3] = 1
+    text = rle.encode_coco_zlib(mask)
+    cases = {
+        "hubmap2023": f"id,height,width,prediction_string\na,3,4,0 0.5 {text}\nb,2,2,\n",
+        "hpa2021": f"ID,ImageWidth,ImageHeight,PredictionString\na,4,3,0 0.5 {text}\nb,2,2,\n",
+        "openimages2019": f"ImageID,ImageWidth,ImageHeight,PredictionString\na,4,3,cell 0.5 {text}\nb,2,2,\n",
+        "imaterialist2019": "ImageId,EncodedPixels,ClassId\na.jpg,5 1 8 1,0\nb.jpg,,0\n",
+        "imaterialist2020": "ImageId,EncodedPixels,ClassId\na,5 1 8 1,0\nb,,0\n",
+    }
+    for name, wanted in cases.items():
+        images = [
+            ("a", Detections((3, 4), [Instance(0, 0.5, rle.mask_runs(mask))])),
+            ("b", Detections((2, 2), [])),
+        ]
+        write_submission(tmp_path / name, find_format(name), ("cell",), "instances", images)
+        assert (tmp_path / name).read_text() == wanted
+    path = tmp_path / "coco.json"
+    images = [("000139", np.array([[0, 2], [1, 1]], np.int32)), ("b", np.zeros((2, 2), np.int32))]
+    write_submission(path, find_format("coco"), ("cell",), "instances", images)
+    counts = [rle.encode_coco(mask) for mask in (np.array([[0, 0], [1, 1]]), np.array([[0, 1], [0, 0]]))]
+    assert json.loads(path.read_text()) == [
+        {"image_id": 139, "category_id": 1, "segmentation": {"size": [2, 2], "counts": one}, "score": 1.0}
+        for one in counts
+    ]
+
+
+ANNOTATIONS = {
+    "images": [
+        {"id": 5, "file_name": "sub/x.1.jpg", "height": 6, "width": 6},
+        {"id": 6, "file_name": "y.jpg", "height": 6, "width": 6},
+    ],
+    "categories": [{"id": 90, "name": "cell"}, {"id": 7, "name": "dust"}, {"id": 8, "name": "hair"}],
+    "annotations": [
+        {"image_id": 5, "category_id": 7, "segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]], "iscrowd": 0},
+        {"image_id": 5, "category_id": 90, "segmentation": {"size": [6, 6], "counts": [0, 2, 34]}},
+        {"image_id": 5, "category_id": 90, "segmentation": {"size": [6, 6], "counts": [0, 36]}, "iscrowd": 1},
+        {"image_id": 5, "category_id": 8, "segmentation": {"size": [6, 6], "counts": [0, 36]}},
+    ],
+}
+
+
+def test_a_coco_annotation_file_names_images_and_classes(tmp_path, caplog):
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(ANNOTATIONS))
+    with caplog.at_level(logging.WARNING):
+        found = dict(read_instances(path, "coco", CLASSES, {}))
+    assert "1 annotations of crowds" in caplog.text
+    assert "1 annotations of classes other than" in caplog.text
+    assert list(found) == ["sub/x.1", "y"]
+    assert found["y"] == []
+    dust, cell = found["sub/x.1"]
+    wanted = np.zeros((6, 6), int)
+    wanted[1:3, 1:4] = 1
+    assert (dust.class_index, cell.class_index) == (2, 0)
+    assert rle.draw_runs(dust.runs, (6, 6)).tolist() == wanted.tolist()
+    assert cell.runs[1].tolist() == [2]
+    labels = dict(read_labels(path, FORMATS["coco"], ["sky", *CLASSES], "multiclass", dict.fromkeys(found, (6, 6))))
+    assert labels["sub/x.1"].tolist() == (wanted * 3 + np.pad([[1], [1]], ((0, 4), (0, 5)))).tolist()
+    assert not labels["y"].any()
+
+
+def test_polygon_lines_give_instances(tmp_path):
+    path = tmp_path / "polygons.jsonl"
+    square = [[[1, 1], [3, 1], [3, 3], [1, 3]]]
+    lines = [
+        {"id": "a", "annotations": [{"type": "vessel", "coordinates": square}, {"type": "x", "coordinates": square}]},
+        {"id": "b", "annotations": []},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    labels = dict(read_labels(path, FORMATS["hubmap2023_train"], ["vessel"], "instances", {"a": (5, 6), "b": (5, 6)}))
+    wanted = np.zeros((5, 6), int)
+    wanted[1:4, 1:4] = 1
+    assert labels["a"].tolist() == wanted.tolist()
+    assert not labels["b"].any()
+    with pytest.raises(UserError, match=r"polygons.jsonl row 1: a polygon leaves the image; the image is 3x1"):
+        dict(read_instances(path, "hubmap2023_train", ["vessel"], {"a": (3, 1), "b": (3, 1)}))
+    with pytest.raises(UserError, match="read, not written"):
+        write_submission(tmp_path / "x", FORMATS["hubmap2023_train"], ["vessel"], "instances", [])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 70)), min_size=3, max_size=7))
+def test_cocos_polygons_hold_the_pixels_whose_centre_lies_inside(points):
+    ring = np.array(points) / 10
+    mask = fill_polygons([ring], (7, 9), "coco")
+    rows, columns = np.mgrid[:7, :9]
+    centres = np.stack([columns.ravel(), rows.ravel()], axis=1) + 0.5
+    inside, sure = (Outline(ring).contains_points(centres, radius=radius) for radius in (1e-6, -1e-6))
+    crossing = inside != sure  # a centre on the outline may fall either way
+    loose = (mask.ravel() != inside) & ~crossing
+    twice = _winding(ring, centres) % 2 == 0  # matplotlib fills what is wound around twice, COCO does not say
+    assert not (loose & ~twice).any()
+
+
+def _winding(ring: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """How often a ray to the right of each point crosses the ring."""
+    crossings = np.zeros(len(points), int)
+    for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        spans = (y0 > points[:, 1]) != (y1 > points[:, 1])
+        at = x0 + (points[:, 1] - y0) / (y1 - y0 if y1 != y0 else 1) * (x1 - x0)
+        crossings += spans & (points[:, 0] < at)
+    return crossings
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 6))
+def test_the_higher_score_keeps_shared_pixels(seed, count):
+    rng = np.random.default_rng(seed)
+    masks = [rng.random((5, 6)) < 0.3 for _ in range(count)]
+    scores = [float(one) for one in rng.integers(0, 3, count)]
+    given_instances = [Instance(0, score, rle.mask_runs(mask)) for mask, score in zip(masks, scores, strict=True)]
+    taken, wanted = np.zeros((5, 6), bool), {}
+    for place in sorted(range(count), key=lambda place: (-scores[place], place)):
+        wanted[place] = masks[place] & ~taken
+        taken |= masks[place]
+    wanted = [wanted[place].tolist() for place in sorted(wanted)]
+    disjoint = [rle.draw_runs(one.runs, (5, 6)).astype(bool).tolist() for one in make_disjoint(given_instances)]
+    assert [one for one in disjoint if np.any(one)] == [one for one in wanted if np.any(one)]
+
+
+def test_forbidden_overlap_is_resolved_when_written(tmp_path):
+    strong, weak = np.array([[1, 1, 0, 0]]), np.array([[0, 1, 1, 0]])
+    instances = [Instance(0, 0.2, rle.mask_runs(weak)), Instance(0, 0.9, rle.mask_runs(strong))]
+    write_submission(tmp_path / "a", FORMATS["airbus"], ["x"], "instances", [("a", Detections((1, 4), instances))])
+    assert (tmp_path / "a").read_text() == "ImageId,EncodedPixels\na.jpg,3 1\na.jpg,1 2\n"
+    write_submission(tmp_path / "b", FORMATS["instance"], ["x"], "instances", [("a", Detections((1, 4), instances))])
+    assert (tmp_path / "b").read_text() == "id,rle\na,2 2\na,1 2\n"
+
+
+def discs(*centres: tuple[int, int], radius: int = 9) -> np.ndarray:
+    rows, columns = np.mgrid[:60, :60]
+    return np.any([(rows - y) ** 2 + (columns - x) ** 2 <= radius**2 for y, x in centres], axis=0).astype(np.uint8)
+
+
+def test_touching_discs_are_parted_and_single_ones_are_not():
+    for centres in ([(20, 20)], [(20, 20), (20, 36)], [(0, 20), (0, 36)], [(15, 15), (15, 30), (30, 22), (50, 50)]):
+        mask = discs(*centres)
+        parts = split_touching(mask)
+        assert len(np.unique(parts)) - 1 == len(centres)
+        assert ((parts > 0) == (mask > 0)).all()
+        assert len({parts[centre] for centre in centres}) == len(centres)
+    together, apart = (cut_instances(discs((20, 20), (20, 36)), "binary", "F", separate=one) for one in (False, True))
+    assert (len(together), len(apart)) == (1, 2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_parting_loses_no_pixel(seed, share):
+    mask = (np.random.default_rng(seed).random((17, 13)) < share).astype(np.uint8)
+    parts = split_touching(mask)
+    assert ((parts > 0) == (mask > 0)).all()
+
+
+def test_semantic_masks_become_instances_of_their_classes():
+    label = np.array([[1, 1, 0, 2], [0, 0, 0, 0], [1, 0, 2, 2]], np.uint8)
+    found = cut_instances(label, "multiclass", "C")
+    assert [(one.class_index, int(one.runs[1].sum())) for one in found] == [(1, 2), (1, 1), (2, 1), (2, 2)]
+    found = cut_instances(np.dstack([label == 1, label == 2]).astype(np.uint8), "multilabel", "C")
+    assert [(one.class_index, int(one.runs[1].sum())) for one in found] == [(0, 2), (0, 1), (1, 1), (1, 2)]
+    found = cut_instances(label.astype(np.int32), "instances", "C", details={2: (3, 0.5)})
+    assert [(one.class_index, one.score) for one in found] == [(0, 1.0), (3, 0.5)]
+
+
+HPA = "ID,ImageWidth,ImageHeight,PredictionString\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("hpa2021", HPA + "a,4,3,0 0.5\n", "row 2: 2 words are not whole groups of class_number score rle"),
+        ("hpa2021", HPA + "a,4,3,3 0.5 eA==\n", "row 2: class '3' is none of 0, 1, 2"),
+        ("hpa2021", HPA + "a,4,3,0 nan eA==\n", "row 2: score 'nan' is not a number"),
+        ("hpa2021", HPA + "a,4,3,0 1e999 eA==\n", "row 2: score '1e999' is not a number"),
+        ("hpa2021", HPA + "a,4,3,0 1 aGVsbG8=\n", "row 2: not base64"),
+        ("hpa2021", HPA + "a,4,-3,0 1 eA==\n", "row 2: '-3' x '4' is no size"),
+        ("hpa2021", HPA + "a,99999,99999,0 1 eA==\n", "row 2: an image of 99999x99999; give the folder"),
+        ("hpa2021", HPA + "a,4,3,\na,4,3,\n", "row 3: id 'a' occurs twice"),
+        ("imaterialist2020", "ImageId,EncodedPixels,ClassId\nb,1 1,3\n", "row 2: class '3' is none"),
+        ("dsb2018", "ImageId,EncodedPixels\na,1 1\n", "row 2: the size of image 'a' is not known"),
+        ("coco", '{"images": 5}', "row 1: images, annotations and categories are not lists"),
+        ("coco", "[5]", "row 1: not a mapping"),
+        ("coco", "[", "row 1 or later: not JSON"),
+        ("coco", "[" * 100_000, "row 1 or later: not such a JSON file|not JSON"),
+        ("coco", '[{"category_id": 1}]', "row 1: image_id is missing"),
+        ("coco", '[{"image_id": 1, "category_id": 1}]', "row 1: there is a class but no mask"),
+        ("coco", '[{"image_id": 1, "segmentation": {"size": [3], "counts": "a"}}]', "row 1: the mask's size is not"),
+        (
+            "coco",
+            '[{"image_id": 1, "segmentation": {"size": [3, 2], "counts": [1.5]}}]',
+            "row 1: the mask's counts are",
+        ),
+        ("coco", '[{"image_id": 1, "segmentation": {"size": [3, 2], "counts": [7]}}]', "row 1: a count is not in 0"),
+        ("coco", '[{"image_id": 1, "segmentation": [[1, 2, NaN, 3, 4, 5]]}]', "row 1: a polygon is not three"),
+        ("coco", '[{"image_id": 1, "score": [], "segmentation": []}]', "row 1: score is neither"),
+        ("hubmap2023_train", '{"id": "a"}\n{"id": 1, "annotations": 7}\n', 'row 1: .*size|line 2 is not {"id"'),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_the_row(tmp_path, name, text, message):
+    path = tmp_path / "in.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        list(read_instances(path, name, CLASSES, {"b": (3, 4)} if name.startswith("ima") else {}))
+    assert str(caught.value).startswith(f"{path} row ")
+    assert "\n" not in str(caught.value)
+
+
+def read_or_message(read: Callable[[], Iterable]) -> list | str:
+    try:
+        return list(read())
+    except UserError as error:
+        return str(error)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+ENTRY = st.fixed_dictionaries(
+    {},
+    optional={
+        "image_id": st.sampled_from([1, "a"]) | JSON,
+        "category_id": st.sampled_from([1, 2]) | JSON,
+        "score": st.floats() | JSON,
+        "segmentation": JSON
+        | st.lists(st.lists(st.integers(-3, 9), min_size=6, max_size=8), max_size=2)
+        | st.fixed_dictionaries({"size": st.lists(st.integers(0, 9), max_size=3), "counts": st.text() | JSON}),
+        "iscrowd": st.integers(0, 1) | JSON,
+    },
+)
+WHOLE = st.fixed_dictionaries({}, optional={key: st.lists(ENTRY | JSON, max_size=3) for key in ANNOTATIONS})
+LINES = st.lists(
+    st.fixed_dictionaries({"id": JSON, "annotations": st.lists(st.fixed_dictionaries({"coordinates": JSON}))}),
+    max_size=3,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    raw=st.lists(ENTRY, max_size=3).map(json.dumps)
+    | WHOLE.map(json.dumps)
+    | LINES.map(lambda lines: "\n".join(map(json.dumps, lines)))
+    | JSON.map(json.dumps)
+    | st.text(max_size=30),
+    name=st.sampled_from(["coco", "hubmap2023_train"]),
+    sizes=st.sampled_from([{}, {"1": (3, 4), "a": (9, 9)}]),
+)
+def test_any_json_is_instances_or_one_clear_line(tmp_path_factory, raw, name, sizes):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_bytes(raw.encode("utf-8", "surrogatepass"))
+    answer = read_or_message(lambda: read_instances(path, name, CLASSES, sizes))
+    if isinstance(answer, str):
+        assert answer.startswith(f"{path} row ")
+        assert "\n" not in answer
+    else:
+        assert all(isinstance(one, Instance) for _, instances in answer for one in instances)
+    assert all("\n" not in fault for fault in validate_submission(path, find_format(name), CLASSES, sizes or None))
+
+
+@pytest.mark.parametrize("name", [name for name, fmt in FORMATS.items() if fmt.file == "csv"])
+@settings(max_examples=20, deadline=None)
+@given(
+    cells=st.lists(st.lists(st.text("a0157 -_.,\"'\n\u00e9=/", max_size=9), min_size=4, max_size=4), max_size=4),
+    tail=st.binary(max_size=4),
+)
+def test_any_table_is_labels_or_one_clear_line(tmp_path_factory, name, cells, tail):
+    fmt = FORMATS[name]
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    rows = [",".join(fmt.columns)] + [",".join(row[: len(fmt.columns)]) for row in cells]
+    path.write_bytes("\n".join(rows).encode() + tail)
+    task = "binary" if fmt.rows != "image" or "class_number" not in fmt.columns.values() else "multiclass"
+    classes = CLASSES[: 3 if task == "multiclass" else 1]
+    answer = read_or_message(lambda: read_labels(path, fmt, classes, task, {"a": (5, 7)}))
+    if isinstance(answer, str):
+        assert answer.startswith(f"{path} row ")
+        assert "\n" not in answer
+    else:
+        assert all(label.shape == (5, 7) for _, label in answer)
+    for sizes in (None, {"a": (5, 7)}):
+        assert all("\n" not in fault for fault in validate_submission(path, fmt, CLASSES, sizes))
+
+
+def test_what_a_file_says_of_its_size_is_not_allocated(tmp_path):
+    path = tmp_path / "bomb.csv"
+    bomb = base64.b64encode(zlib.compress(b"0" * 50_000_000, 9)).decode()
+    path.write_text(HPA + f"a,30,30,0 1 {bomb}\nb,60000,60000,0 1 {bomb}\n")
+    tracemalloc.start()
+    try:
+        for sizes in ({}, {"a": (30, 30), "b": (30, 30)}):
+            with pytest.raises(UserError, match="row [23]: "):
+                list(read_instances(path, "hpa2021", CLASSES, sizes))
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()

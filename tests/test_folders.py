@@ -1,0 +1,280 @@
+"""make_submission.py without a config: any folder of masks to any competition's file, checked and guessed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from helpers import call, fail, run
+from PIL import Image
+
+import rle
+from competitions import ARCHIVES, FORMATS
+from detections import read_instances
+from errors import UserError
+from faults import guess_formats, validate_submission
+from folders import default_task, find_pictures, read_details
+from formats import read_labels
+from tables import class_field
+
+VECTORS = Path(__file__).resolve().parents[2] / "shared" / "formats" / "vectors"
+needs_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason=f"no real rows at {VECTORS}")
+CLASSES = ("cell", "scratch", "dust")
+
+
+def save(path: Path, values: np.ndarray | list, dtype: type = np.uint8) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.array(values, dtype)).save(path)
+
+
+def blobs(count: int, shape: tuple[int, int] = (12, 9)) -> np.ndarray:
+    """Rectangles numbered 1 ... count that do not touch."""
+    label = np.zeros(shape, np.uint8)
+    for number in range(1, count + 1):
+        label[3 * number - 2 : 3 * number, 1 : 2 + number] = number
+    return label
+
+
+def convert(folder: Path, name: str, *more: str, output: str = "out.csv") -> str:
+    path = folder / output
+    run("make_submission", folder, "--format", name, "--masks", str(folder / "masks"), "--output", str(path), *more)
+    return path.read_text() if path.suffix == ".csv" else ""
+
+
+@pytest.mark.parametrize("name", [name for name, fmt in FORMATS.items() if fmt.file != "polygons"])
+def test_a_folder_of_masks_becomes_every_competitions_table(tmp_path, capsys, name):
+    fmt = FORMATS[name]
+    count = 1 if default_task(fmt, 1) == "binary" else 3
+    labels = {"7_001": blobs(count), "7_002": blobs(0)}
+    task = default_task(fmt, count)
+    for image_id, label in labels.items():
+        values = label * 255 if task == "binary" else label.astype(np.uint16) if task == "instances" else label
+        save(tmp_path / "masks" / f"{image_id}.png", values, values.dtype)
+    classes = CLASSES
+    if task == "multiclass":
+        classes = ("sky", *CLASSES)
+    elif task == "binary" or (task == "instances" and not class_field(fmt)):
+        classes = CLASSES[:1]
+    elif task == "instances":
+        rows = [f"7_001,{number},{word},0.{number}" for number, word in enumerate(CLASSES, 1)]
+        (tmp_path / "masks" / "instances.csv").write_text("\n".join(["image_id,instance,class,score", *rows]))
+    convert(tmp_path, name, "--classes", ",".join(classes))
+    path, sizes = tmp_path / "out.csv", dict.fromkeys(labels, (12, 9))
+    assert validate_submission(path, fmt, classes, sizes) == []
+    run("make_submission", tmp_path, "--format", name, "--validate", str(path), "--classes", ",".join(classes))
+    assert "no fault found" in capsys.readouterr().out
+    if not fmt.classes:  # or else the three here are others
+        assert name in [one for one, _ in guess_formats(path)]
+    if task == "instances":
+        found = dict(read_instances(path, name, classes, sizes))["7_001"]
+        if class_field(fmt):
+            assert [one.class_index for one in found] == [0, 1, 2]
+        if fmt.rows == "detections" or fmt.file == "coco":
+            assert [one.score for one in found] == [0.1, 0.2, 0.3]
+        drawn = sum(rle.draw_runs(one.runs, (12, 9), fmt.order) * (place + 1) for place, one in enumerate(found))
+        np.testing.assert_array_equal(drawn, labels["7_001"])
+        return
+    if fmt.size or fmt.rows == "patch":
+        return  # read back in pieces larger than these blobs
+    back = dict(read_labels(path, fmt, classes, task, sizes))
+    for image_id, label in labels.items():
+        planes = (label[..., None] == [1, 2, 3]).astype(np.uint8) if task == "multilabel" else label
+        np.testing.assert_array_equal(back[image_id], planes)
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_a_folder_of_masks_becomes_every_competitions_files(tmp_path, capsys, name):
+    save(tmp_path / "masks" / "a.png", blobs(1) * (255 if len(ARCHIVES[name].values) == 2 else 1))
+    save(tmp_path / "images" / "a.png", blobs(1))
+    output = f"out{'.zip' if ARCHIVES[name].container == 'zip' else ''}"
+    convert(tmp_path, name, "--images", str(tmp_path / "images"), output=output)
+    switches = ("--format", name, "--validate", str(tmp_path / output), "--images", str(tmp_path / "images"))
+    run("make_submission", tmp_path, *switches)
+    assert "no fault found" in capsys.readouterr().out
+
+
+def test_ids_and_order_come_from_the_sample_and_names_from_a_template(tmp_path):
+    save(tmp_path / "masks" / "case1" / "slice_2_pred.png", blobs(1))
+    save(tmp_path / "masks" / "case1" / "thumbs.png", blobs(3))
+    (tmp_path / "sample.csv").write_text("img,pixels\n7,\ncase1_2,\n")
+    more = ("--sample", str(tmp_path / "sample.csv"), "--name", "{case}/slice_{n}_pred.png", "--id", "{case}_{n}")
+    assert convert(tmp_path, "ultrasound_nerve", *more) == "img,pixels\n7,\ncase1_2,14 2 26 2\n"
+
+
+def test_roads_are_written_in_patches(tmp_path):
+    mask = np.zeros((32, 40), np.uint8)
+    mask[:8, :8] = 255  # exactly a quarter of its patch, which is not more than a quarter
+    mask[16:32, 16:20] = 255
+    mask[0:9, 32:] = 255  # a patch cut by the border counts as it is
+    save(tmp_path / "masks" / "test_7.png", mask)
+    wanted = "id,prediction\n007_0_0,0\n007_0_16,0\n007_16_0,0\n007_16_16,0\n007_32_0,1\n007_32_16,0\n"
+    assert convert(tmp_path, "epfl_roads", "--name", "test_{id}.png") == wanted
+    [(_, label)] = read_labels(tmp_path / "out.csv", FORMATS["epfl_roads"], ["road"], "binary", {"7": (32, 40)})
+    assert label.sum() == 16 * 8
+    assert label[:16, 32:].all()
+
+
+def test_touching_objects_are_parted_when_asked(tmp_path):
+    rows, columns = np.mgrid[:40, :60]
+    mask = np.minimum((rows - 20) ** 2 + (columns - 20) ** 2, (rows - 20) ** 2 + (columns - 36) ** 2) <= 81
+    save(tmp_path / "masks" / "a.png", mask * 255)
+    assert convert(tmp_path, "dsb2018").count("\n") == 2
+    assert convert(tmp_path, "dsb2018", "--separate").count("\n") == 3
+
+
+def test_coco_results_become_another_format(tmp_path):
+    save(tmp_path / "images" / "0012.png", np.zeros((3, 5)))
+    save(tmp_path / "images" / "0013.png", np.zeros((3, 5)))
+    strong, weak = np.zeros((3, 5), np.uint8), np.zeros((3, 5), np.uint8)
+    strong[0, :3] = weak[0:2, 2:4] = 1
+    results = [
+        {
+            "image_id": 12,
+            "category_id": 1,
+            "segmentation": {"size": [3, 5], "counts": rle.encode_coco(one)},
+            "score": score,
+        }
+        for one, score in ((weak, 0.3), (strong, 0.8))
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    switches = ("--masks", str(tmp_path / "results.json"), "--images", str(tmp_path / "images"))
+    run("make_submission", tmp_path, "--format", "sartorius", "--output", str(tmp_path / "out.csv"), *switches)
+    assert (tmp_path / "out.csv").read_text() == "id,predicted\n0012,4 1 8 2\n0012,1 3\n0013,\n"
+
+
+def test_a_format_of_ones_own_stands_in_yaml(tmp_path):
+    save(tmp_path / "masks" / "a.png", blobs(1))
+    spec = {"columns": {"pic": "id", "mask": "rle"}, "order": "C", "base": 0, "empty": "none", "id": "{id}.tif"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    assert convert(tmp_path, str(tmp_path / "mine.yaml")) == "pic,mask\na.tif,10 2 19 2\n"
+    (tmp_path / "files.yaml").write_text(yaml.safe_dump({"name": "p_{id}.png", "values": {"no": 3, "yes": 4}}))
+    convert(tmp_path, str(tmp_path / "files.yaml"), output="folder")
+    assert np.asarray(Image.open(tmp_path / "folder" / "p_a.png")).tolist() == (blobs(1) + 3).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "more", "message"),
+    [
+        ("tgs_salt", [[0, 3]], (), "a.png: value 3 in a mask of one class"),
+        ("tgs_salt", [[[1, 2, 3]]], (), "a.png: a colour mask"),
+        ("uwmgi", [[0, 4]], (), "a.png: value 4, but the 3 classes go to 3"),
+        ("uwmgi", [[0, 255]], (), "a.png: its mask has unknown pixels"),
+        ("openimages2019", [[0, 1]], (), "--classes: the format openimages2019 names classes"),
+        ("hpa2021", [[0, 2]], (), "a.png: instance 2 has no class; give it a row in instances.csv"),
+        ("loveda", [[0, 7]], (), "a.png: value 7, but the 7 classes go to 6"),
+        ("tgs_salt", [[0, 1]], ("--images", "masks2"), "no such folder"),
+        ("tgs_salt", [[0, 1]], ("--name", "{id}.tif"), "--name: no file matches '{id}.tif'"),
+        ("airbuss", [[0, 1]], (), "no format 'airbuss'; did you mean 'airbus'"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, monkeypatch, capsys, name, values, more, message):
+    save(tmp_path / "masks" / "a.png", values)
+    switches = ("--format", name, "--masks", str(tmp_path / "masks"), "--output", str(tmp_path / "out.csv"), *more)
+    output = switches if name != "loveda" else (*switches[:-1], str(tmp_path / "out"))
+    assert message in fail("make_submission", tmp_path, *output, monkeypatch=monkeypatch, capsys=capsys)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_switches_that_do_nothing_are_refused(tmp_path, monkeypatch, capsys):
+    said = fail("make_submission", tmp_path, "--format", "airbus", monkeypatch=monkeypatch, capsys=capsys)
+    assert "--format NAME goes with --masks DIR --output FILE" in said
+    save(tmp_path / "images" / "b.png", blobs(0))
+    save(tmp_path / "masks" / "a.png", blobs(0))
+    with pytest.raises(UserError, match="no mask of image 'b'"):
+        convert(tmp_path, "tgs_salt", "--images", str(tmp_path / "images"))
+    save(tmp_path / "masks" / "a.tif", blobs(0))
+    with pytest.raises(UserError, match=r"the id 'a' is also that of"):
+        find_pictures(tmp_path / "masks")
+
+
+def test_a_list_of_instances_is_read_strictly(tmp_path):
+    path = tmp_path / "instances.csv"
+    assert read_details(tmp_path, CLASSES) == {}
+    path.write_text("image_id,instance,class,score\na,1,dust,0.5\na,2,cell,\n")
+    assert read_details(tmp_path, CLASSES) == {"a": {1: (2, 0.5), 2: (0, 1.0)}}
+    for row, message in (
+        ("a,x,dust,1", "instance 'x' is not a number"),
+        ("a,1,boat,1", "class 'boat' is none of cell"),
+        ("a,1,,1", "class '' is none of"),
+        ("a,1,dust,nan", "score 'nan'"),
+        ("a,1,dust,1,1", "is not a number; write"),
+    ):
+        path.write_text(f"image_id,instance,class,score\n{row}\n")
+        with pytest.raises(UserError, match=f"instances.csv row 2: .*{message}"):
+            read_details(tmp_path, CLASSES)
+    path.write_text("image_id,class\n")
+    with pytest.raises(UserError, match="row 1: the header is not"):
+        read_details(tmp_path, CLASSES)
+
+
+FAULTY = "ImageId,EncodedPixels\na.jpg,1 2\na.jpg,2 2\nb.jpg,7 9\nc,1 1\na.jpg\nd.jpg,5 1 3 1\n"
+
+
+def test_every_fault_of_anybodys_file_is_listed(tmp_path):
+    (tmp_path / "theirs.csv").write_text(FAULTY)
+    save(tmp_path / "images" / "a.png", np.zeros((3, 3)))
+    save(tmp_path / "images" / "b.png", np.zeros((3, 3)))
+    answer = call("make_submission", tmp_path, "--format", "airbus", "--validate", str(tmp_path / "theirs.csv"))
+    assert answer.returncode == 2
+    assert answer.stdout.splitlines() == [
+        "row 5: id 'c' is not written like '{id}.jpg'",
+        "row 6: 1 cells, the header has 2",
+        "row 7: run 2 starts before the run before it ends",
+        "row 3: overlaps row 2 of image 'a', which the format forbids",
+        "note: without the images' sizes, whether runs end inside their image and missing images are not checked; "
+        "give --images or --masks",
+    ]
+    assert answer.stderr.endswith("theirs.csv: 4 faults for airbus\n")
+    images = ("--images", str(tmp_path / "images"))
+    answer = call(
+        "make_submission", tmp_path, "--format", "airbus", "--validate", str(tmp_path / "theirs.csv"), *images
+    )
+    assert "row 4: run 1 ends beyond the image's 9 pixels" in answer.stdout
+    assert "row 7: id 'd' is not among the images to predict" in answer.stdout
+    assert "note:" not in answer.stdout
+
+
+@needs_vectors
+@pytest.mark.parametrize(
+    ("file", "first"),
+    [
+        ("airbus/train_ship_segmentations_v2.excerpt.csv", "airbus"),
+        ("carvana/train_masks.head_TRUNCATED.csv", "carvana"),
+        ("clouds/train.head_TRUNCATED.csv", "clouds_train"),
+        ("contrails/evaluation_page_rows.csv", "contrails"),
+        ("dsb2018/stage1_sample_submission.head.csv", "dsb2018"),
+        ("hubmap_hpa_2022/sample_submission.csv", "hubmap2022"),
+        ("openimages_hpa/sample_rows.csv", "hpa2021"),
+        ("severstal/train_row_ImageId_ClassId.csv", "severstal"),
+        ("siim_acr/fin_excerpt.csv", "siim_acr_train"),
+        ("siim_acr/stage1_new_sample_submission.csv", "siim_acr_train"),
+        ("tgs_salt/sample_submission.csv", "tgs_salt"),
+        ("ultrasound_nerve/train_masks_row.csv", "ultrasound_nerve_train"),
+        ("uwmgi/train_values.csv", "uwmgi_train"),
+    ],
+)
+def test_a_real_file_is_guessed(file, first):
+    assert guess_formats(VECTORS / file)[0][0] == first
+
+
+def test_what_no_format_fits_is_said(tmp_path):
+    path = tmp_path / "x.csv"
+    for text in ("", "a,b\n1,2\n", "id,rle\na,boat\n", '"', "[1", "\x00"):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"x.csv: no format of src/competitions.py fits"):
+            guess_formats(path)
+    path.write_bytes(b"id,rle\n\xff\n")
+    with pytest.raises(UserError, match="no format"):
+        guess_formats(path)
+    path.write_text("id,rle\na,1 0\nb,1 1\n")
+    assert [name for name, _ in guess_formats(path)][0] == "sennet"
+
+
+def test_the_readmes_format_of_ones_own_works(tmp_path):
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    [text] = [part.partition("```")[0] for part in readme.split("```yaml\n") if part.startswith("columns:")]
+    (tmp_path / "mine.yaml").write_text(text)
+    save(tmp_path / "masks" / "a.png", [[0, 2], [1, 1]])
+    written = convert(tmp_path, str(tmp_path / "mine.yaml"), "--classes", "x,y,z")
+    assert written == "ImageId,ClassId,EncodedPixels\na.jpg,1,2 2\na.jpg,2,1 1\na.jpg,3,-1\n"
