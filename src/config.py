@@ -72,6 +72,16 @@ class ArchiveFormat(Section):
     size: tuple[int, int] | None = None  # (height, width)
 
 
+class DrawnPoints(Section):
+    """Points of dense masks, drawn once by prepare.py; training sees nothing else. Give count, density or per_class."""
+
+    count: Positive | None = None  # points an image
+    density: Annotated[float, Field(gt=0.0, le=1.0)] | None = None  # the share of an image's pixels
+    per_class: Positive | None = None  # points of each class that an image shows
+    grid: Literal["own", "working"] = "own"  # drawn among the image's own pixels, or among those of its working scale
+    judge: Literal["points", "masks"] = "points"  # what held-out images choose by; both are scored
+
+
 class Labels(Section):
     """Where the labels lie and how they are written."""
 
@@ -91,6 +101,11 @@ class Labels(Section):
     keep: int | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled
     keep_test: Positive | None = None  # of those others, so many become test images
     keep_unlabelled: Annotated[int, Field(ge=0)] | None = None  # and so many unlabelled ones; the rest is left out
+    points: DrawnPoints | None = None  # masks, rle: learn from points of them alone
+
+    @property
+    def sparse(self) -> bool:
+        return self.kind == "points" or self.points is not None
 
 
 class Data(Section):
@@ -177,6 +192,7 @@ class Loss(Section):
     dice: Annotated[float, Field(ge=0.0)] = 1.0
     focal_gamma: Annotated[float, Field(ge=0.0)] = 0.0
     class_weights: Literal["none", "frequency", "sqrt_frequency"] = "none"
+    gated_crf: Annotated[float, Field(ge=0.0)] | None = None  # like neighbours, like answers: try 0.1 on points
     label_smoothing: Share = 0.0
 
 
@@ -189,14 +205,16 @@ class Consistency(Section):
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     share: Share = 0.5  # of a batch
     strong: Photometry | None = None  # of the student's view; None: as train.augment has it
-    pool: tuple[Literal["unlabelled", "test"], ...] = ("unlabelled", "test")
+    # "labelled": the training images too, whose unknown pixels nobody else teaches
+    pool: tuple[Literal["labelled", "unlabelled", "test"], ...] = ("unlabelled", "test")
 
 
 class Pseudo(Section):
     """Which of the teachers' labels a student learns from. A pixel or image must pass every rule that is set."""
 
     teachers: Literal["previous", "all"] = "previous"  # the round before, or every round before
-    pool: tuple[Literal["unlabelled", "test"], ...] = ("unlabelled",)
+    # "labelled": the training images, whose known pixels stay as they are
+    pool: tuple[Literal["labelled", "unlabelled", "test"], ...] = ("unlabelled",)
     labels: Literal["hard", "soft"] = "hard"
     pixel_confidence: Share = 0.0  # the best class's probability
     image_confidence: Share = 0.0  # the share of an image's pixels that pass the pixel rules
@@ -329,6 +347,11 @@ class Config(Section):
             raise ValueError("data.root: the generator writes its own folder, data/<name>/raw; drop one of the two")
         if self.data.generator != "none" and self.data.kaggle:
             raise ValueError("data.kaggle: the generator makes the data; drop one of the two")
+        if drawn := self.data.labels.points:
+            if self.data.labels.kind not in ("masks", "rle"):
+                raise ValueError("data.labels.points: drawn from dense labels alone; let kind be masks or rle")
+            if sum(one is not None for one in (drawn.count, drawn.density, drawn.per_class)) != 1:
+                raise ValueError("data.labels.points: give one of count, density and per_class")
         if self.task == "instances" and any(one.pseudo and one.pseudo.labels == "soft" for one in self.rounds):
             raise ValueError("rounds.pseudo.labels: instances are learnt from hard labels; say hard")
         if self.metric not in (fit := TASK_METRICS[self.task]):

@@ -36,6 +36,7 @@ from transforms import (
     normalise,
     resize_image,
     resize_label,
+    shrink_sparse,
     statistics,
     working_shape,
 )
@@ -182,9 +183,11 @@ class TrainingDataset(Dataset):
             centres = picture.centres[rng.integers(len(picture.centres))]
         window = draw_window(picture.image.shape[:2], self.train.augment, rng, centres)
         seed = int(rng.integers(2**32))
-        image, label = apply_geometry(
-            self.recipe, cut_window(picture.image, window), cut_window(picture.label, window), seed, bool(record.soft)
-        )
+        image, label = cut_window(picture.image, window), cut_window(picture.label, window)
+        crop = self.train.augment.crop
+        if record.points is not None and window.size > crop:
+            image, label = resize_image(image, (crop, crop)), shrink_sparse(label, crop)
+        image, label = apply_geometry(self.recipe, image, label, seed, bool(record.soft))
         image = image[..., None] if image.ndim == 2 else image
         return record, picture, image, label, seed
 

@@ -23,11 +23,12 @@ from dataset import Record, load_image
 from errors import UserError
 from images import read_mask
 from inference import Predictor, predict_images
-from losses import segmentation_loss, soft_loss
+from losses import gated_crf_loss, segmentation_loss, soft_loss
 from models import build_model, fold_batch_norm, make_ema, parameter_groups, update_ema
 from points import rasterise
 from postprocess import resize_probabilities, starting_parameters, to_label
-from scoring import score_pairs
+from predictions import judged_by_masks
+from scoring import Scores, dense_truth
 from semi import ramp, teach
 from transforms import cut_centre, normalise
 
@@ -226,8 +227,22 @@ def step_loss(learner: Learner, batch: dict[str, dict], epoch: int) -> tuple[Ten
             continue
         loss = labelled_loss(learner, answer, half["target"].to(device, non_blocking=True))
         parts[kind] = loss.item()
+        if kind == "labelled" and (weight := learner.round.train.loss.gated_crf):
+            crf = gated_crf_loss(answer, colours(half["image"].to(device), learner.config), task)
+            parts["crf"] = crf.item()
+            loss = loss + weight * crf
         total = total + loss * (len(answer) / supervised)
     return total, parts | {"loss": total.item()}
+
+
+def colours(images: Tensor, config: Config) -> Tensor:
+    """Normalised images up to a shift per channel on the scale [0, 1], of which only differences are looked at.
+
+    Where each image was normalised by its own deviation, that of a common photo, 0.25, stands in for it.
+    """
+    settings = config.image
+    spread = settings.std if settings.normalise == "fixed" else (0.25,) * settings.channels
+    return images * images.new_tensor(spread)[:, None, None]
 
 
 def labelled_loss(learner: Learner, logits: Tensor, target: Tensor) -> Tensor:
@@ -261,23 +276,30 @@ def read_inputs(
 def evaluate(learner: Learner, records: list[Record], paths: Paths) -> dict[str, float]:
     """Scores of the learner's predictive weights on labelled images of their own size, with the config's thresholds.
 
-    Where the config asks for patches, they are the images.
+    Where the config asks for patches, they are the images. Where points were drawn from masks, both judge: the config's
+    choice under the plain names, the other under names that begin with "masks_" or "points_".
     """
     config, patch = learner.config, learner.config.predict.patch
     predictor = make_predictor(learner.predictive, config, learner.round.train, learner.accelerator.device, tta=False)
     parameters, known = starting_parameters(config), {record.image_id: record for record in records}
-
-    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        inputs = read_inputs(config, paths, ((record.image_id, record.image) for record in records), patch)
-        bands: dict[str, list[np.ndarray]] = {}
-        for image_id, shape, top, band in predict_images(predictor, inputs):
-            bands.setdefault(image_id, []).append(band)
-            if top + band.shape[1] == shape[1]:
-                truth = cut_centre(record_truth(known[image_id], paths), patch)
-                probabilities = resize_probabilities(np.concatenate(bands.pop(image_id), axis=1), truth.shape[:2])
-                yield truth, to_label(probabilities, config.task, parameters)
-
-    return score_pairs(config, pairs())
+    first, second = ("masks", "points") if judged_by_masks(config) else ("points", "masks")
+    scores = {first: Scores(config), second: Scores(config)}
+    both = config.data.labels.points is not None
+    inputs = read_inputs(config, paths, ((record.image_id, record.image) for record in records), patch)
+    bands: dict[str, list[np.ndarray]] = {}
+    for image_id, shape, top, band in predict_images(predictor, inputs):
+        bands.setdefault(image_id, []).append(band)
+        if top + band.shape[1] == shape[1]:
+            truths = {"points": record_truth(known[image_id], paths)}
+            truths |= {"masks": read_mask(dense_truth(paths, image_id))} if both else {}
+            truths = {name: cut_centre(truth, patch) for name, truth in truths.items()}
+            probabilities = np.concatenate(bands.pop(image_id), axis=1)
+            probabilities = resize_probabilities(probabilities, truths["points"].shape[:2])
+            label = to_label(probabilities, config.task, parameters)
+            for name, truth in truths.items():
+                scores[name].add(truth, label)
+    others = {f"{second}_{name}": value for name, value in scores[second].values().items()} if both else {}
+    return scores[first].values() | others
 
 
 def record_truth(record: Record, paths: Paths) -> np.ndarray:

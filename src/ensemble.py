@@ -7,6 +7,7 @@ pool image is blended over all folds and rounds. Everything is joined on image i
 """
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from artifacts import Paths, Stage, stage_settings, write_json
@@ -58,6 +59,8 @@ def ensemble_stage(config: Config, paths: Paths) -> Stage:
         for split in splits
     ]
     settings = stage_settings(config, "task", "classes", "ensemble", "seed")
+    if config.data.labels.points is not None:
+        settings["judge"] = config.data.labels.points.judge
     return Stage(paths.runs / "ensemble" / "manifest.json", settings, (paths.index, paths.folds, *stores))
 
 
@@ -75,7 +78,9 @@ def sample_pixels(config: Config, paths: Paths, rounds: list[int], fold: int) ->
     from dataset import load_label, make_records
     from index import read_index
     from points import load_points
+    from predictions import judged_by_masks
     from runtime import derive_seed
+    from scoring import dense_truth
     from stores import ProbabilityStore
     from transforms import instance_classes
 
@@ -84,6 +89,9 @@ def sample_pixels(config: Config, paths: Paths, rounds: list[int], fold: int) ->
     tta = config.predict.tta != "none"
     stores = [ProbabilityStore(paths.probabilities(round, fold, "oof", tta)) for round in rounds]
     records = make_records(table[table["image_id"].isin(stores[0].image_ids)], points)
+    if judged_by_masks(config):
+        masks = ((record, paths.relative(dense_truth(paths, record.image_id))) for record in records)
+        records = [replace(record, points=None, mask=mask) for record, mask in masks]
     count = min(SAMPLED, SAMPLED_IN_ALL // (len(records) * config.folds.count) + 1)
     chosen = []
     for record in records:

@@ -14,7 +14,7 @@ import argparse
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one store to be scored: those of a fold out of fold, or (fold None) those with a hidden label."""
+    """Images of one store to be scored: those of a fold out of fold, or (fold None) those with a hidden label.
+
+    Out of fold, by their labels or (dense) by the masks that their points were drawn from.
+    """
 
     store: Path
     parameters: "Parameters"
     fold: int | None
+    dense: bool = False
     patch: int | None = None  # the side of the centre crops that the store holds, None where it holds whole images
 
 
@@ -80,6 +84,7 @@ def main(args: argparse.Namespace) -> None:
         rows.append(row | {"used": helps})
     write_json(paths.postprocess, post)
     result = {"metric": config.metric, "task": config.task, "hidden": config.data.solution_of, "phases": rows}
+    result["judges"] = judges(config)
     write_json(paths.scores, result)
     stage.finish()
     print(format_table(result))
@@ -118,7 +123,7 @@ def score_submission(args: argparse.Namespace) -> None:
 
 
 def evaluate_stage(config: Config, paths: Paths) -> Stage:
-    settings = stage_settings(config, "task", "classes", "postprocess")
+    settings = stage_settings(config, "task", "classes", "postprocess") | {"judges": judges(config)}
     manifests = [
         paths.run(round, fold) / "manifest.json"
         for round in range(len(config.rounds))
@@ -128,19 +133,29 @@ def evaluate_stage(config: Config, paths: Paths) -> Stage:
     return Stage(paths.runs / "evaluation.json", settings, inputs)
 
 
+def judges(config: Config) -> list[str]:
+    """What out-of-fold predictions are scored by where points were drawn from masks: first what chooses, then the
+    other. Else there is but one kind of label."""
+    points = config.data.labels.points
+    return [] if points is None else ["masks", "points"] if points.judge == "masks" else ["points", "masks"]
+
+
 def list_phases(config: Config, paths: Paths, start: "Parameters") -> list[Phase]:
     """supervised → + each pseudo-label round → + fine-tune → + TTA → + ensemble, all with the config's thresholds.
 
     Where centre crops were predicted, their scores follow each round's.
     """
+    from predictions import judged_by_masks
+
     folds, last, split = range(config.folds.count), len(config.rounds) - 1, config.data.solution_of
+    dense = judged_by_masks(config)
 
     def phase(name: str, round: int, tta: bool, patch: int | None = None) -> Phase:
         end = PATCHES if patch else ""
         stores = [(paths.probabilities(round, fold, "oof" + end, tta), fold) for fold in folds]
         hidden = (paths.probabilities(round, fold, split + end, tta) for fold in folds)
-        oof = tuple(Part(store, start, fold, patch) for store, fold in stores)
-        return Phase(name, round, oof, tuple(Part(store, start, None, patch) for store in hidden))
+        oof = tuple(Part(store, start, fold, dense, patch) for store, fold in stores)
+        return Phase(name, round, oof, tuple(Part(store, start, None, patch=patch) for store in hidden))
 
     phases = []
     for round in range(last + 1):
@@ -150,7 +165,7 @@ def list_phases(config: Config, paths: Paths, start: "Parameters") -> list[Phase
             phases.append(phase(f"{name}, patches", round, False, config.predict.patch))
     if config.predict.tta != "none":
         phases.append(phase("+ TTA", last, True))
-    oof = tuple(Part(paths.ensemble("oof"), start, fold) for fold in folds)
+    oof = tuple(Part(paths.ensemble("oof"), start, fold, dense) for fold in folds)
     return [*phases, Phase("+ ensemble", last, oof, (Part(paths.ensemble(split), start, None),))]
 
 
@@ -164,7 +179,10 @@ def phase_name(config: Config, round: int) -> str:
 
 
 def fitted_phase(config: Config, paths: Paths, fitted: "Fitted") -> Phase:
-    oof = tuple(Part(paths.ensemble("oof"), parameters, fold) for fold, parameters in sorted(fitted.by_fold.items()))
+    from predictions import judged_by_masks
+
+    store, dense = paths.ensemble("oof"), judged_by_masks(config)
+    oof = tuple(Part(store, parameters, fold, dense) for fold, parameters in sorted(fitted.by_fold.items()))
     hidden = (Part(paths.ensemble(config.data.solution_of), fitted.parameters, None),)
     return Phase("+ fitted thresholds", len(config.rounds) - 1, oof, hidden)
 
@@ -172,24 +190,26 @@ def fitted_phase(config: Config, paths: Paths, fitted: "Fitted") -> Phase:
 def fit(config: Config, paths: Paths) -> "Fitted":
     """Fit the postprocessing on the ensemble's out-of-fold predictions."""
     from fitting import fit_parameters
-    from predictions import read_oof
+    from predictions import judged_by_masks, read_oof
 
     def images() -> Iterator[tuple[int, "np.ndarray", "np.ndarray"]]:
         for fold in range(config.folds.count):
-            for _, truth, probabilities in read_oof(paths, paths.ensemble("oof"), fold):
+            for _, truth, probabilities in read_oof(paths, paths.ensemble("oof"), fold, dense=judged_by_masks(config)):
                 yield fold, truth, probabilities
 
     return fit_parameters(config, images())
 
 
 def score_phases(config: Config, paths: Paths, phases: list[Phase]) -> list[dict[str, Any]]:
-    """A row a phase: its pooled out-of-fold scores, those of each fold, and the mean of its stores' hidden scores."""
+    """A row a phase: its pooled out-of-fold scores, those of each fold, the mean of its stores' hidden scores, and what
+    the other judge says out of fold."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     jobs: list[tuple[Part, ...]] = []
     for phase in phases:
         jobs += [phase.oof, *((part,) for part in phase.oof), *((part,) for part in phase.hidden)]
+        jobs += [tuple(replace(part, dense=not part.dense) for part in phase.oof)] if judges(config) else []
     # a forked child would wait for ever on locks that torch holds in its parent
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=spawn) as pool:
@@ -198,6 +218,7 @@ def score_phases(config: Config, paths: Paths, phases: list[Phase]) -> list[dict
     for phase in phases:
         pooled, folds = next(scores), [next(scores) for _ in phase.oof]
         hidden = [answer for answer in (next(scores) for _ in phase.hidden) if answer]
+        other = next(scores) if judges(config) else {}
         means = {key: sum(one[key] for one in hidden) / len(hidden) for key in hidden[0]} if hidden else {}
         rows.append(
             {
@@ -206,6 +227,7 @@ def score_phases(config: Config, paths: Paths, phases: list[Phase]) -> list[dict
                 "oof": pooled[config.metric],
                 "folds": [one[config.metric] for one in folds],
                 "hidden": means.get(config.metric),
+                "other": other.get(config.metric),
                 "oof_scores": pooled,
                 "hidden_scores": means,
             }
@@ -234,18 +256,20 @@ def read_part(paths: Paths, part: Part) -> "Iterator[Scored]":
 
     if part.fold is None:
         return read_hidden(paths, part.store, part.patch)
-    return read_oof(paths, part.store, part.fold, patch=part.patch)
+    return read_oof(paths, part.store, part.fold, dense=part.dense, patch=part.patch)
 
 
 def format_table(result: dict[str, Any]) -> str:
     """The table of phases in 80 columns."""
-    metric, phases = result["metric"], result["phases"]
-    lines = [f"{metric:<26} {'out of fold':>12} {'over folds':>16} {'hidden':>8}"]
+    metric, phases, judges = result["metric"], result["phases"], result["judges"]
+    first, second = (f"on {judges[0]}", f" {'on ' + judges[1]:>9}") if judges else ("out of fold", "")
+    lines = [f"{metric:<25} {first:>11} {'over folds':>14} {'hidden':>8}{second}"]
     for row in phases:
         folds = f"{min(row['folds']):.4f}-{max(row['folds']):.4f}"
         hidden = "-" if row["hidden"] is None else f"{row['hidden']:.4f}"
-        unused = "" if row.get("used", True) else "  (not used)"
-        lines.append(f"{row['name']:<26} {row['oof']:>12.4f} {folds:>16} {hidden:>8}{unused}")
+        other = f" {row['other']:>9.4f}" if judges else ""
+        unused = "" if row.get("used", True) else " (unused)" if judges else "  (not used)"
+        lines.append(f"{row['name']:<25} {row['oof']:>11.4f} {folds:>14} {hidden:>8}{other}{unused}")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +23,8 @@ from config import IGNORE_INDEX
 from errors import UserError
 
 TIFF = (".tif", ".tiff")
+# pixel scale, tie points, transformation, and the directory of the CRS with its numbers and texts (OGC 19-008)
+GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
 MAX_INSTANCES = 32767  # in a label: a 16-bit PNG holds more, but its highest bit marks a doubtful pixel
 
 
@@ -104,6 +107,49 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
     data = cv2.imencode(".png", mask if mask.dtype == np.uint8 else mask.astype(np.uint16))[1]
     with atomic(path) as temporary:
         temporary.write_bytes(data.tobytes())
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write `(H, W, 3) uint8` as PNG, whole or not at all."""
+    data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))[1]
+    with atomic(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def read_geo_tags(path: Path) -> list[tuple[int, str, int, Any, bool]]:
+    """Where a GeoTIFF lies on the Earth: its tags of CRS and transform, as tifffile writes them; [] for any other file.
+
+    Raises UserError for one whose pixels would have to be turned first.
+    """
+    if path.suffix.lower() not in TIFF:
+        return []
+    with _readable(path), tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        found = [page.tags[code] for code in GEO_TAGS if code in page.tags]
+        turned = _tiff_orientation(page) != 1
+        tags = [(tag.code, *_tag_kind(tag.value), tag.value, True) for tag in found]
+    if tags and turned:
+        raise UserError(f"{path}: a GeoTIFF with an Orientation tag; save it upright, so that its transform fits")
+    return tags
+
+
+def write_class_tiff(
+    path: Path, label: np.ndarray, colours: Sequence[tuple[int, int, int]], tags: Sequence[tuple] = ()
+) -> None:
+    """Classes `(H, W) uint8` as a TIFF with a colour table, class i in `colours[i]`, and with geographic `tags`."""
+    table = np.zeros((3, 256), np.uint16)
+    table[:, : len(colours)] = np.transpose(colours) * 257
+    options = {"photometric": "palette", "colormap": table, "compression": "zlib", "metadata": None, "software": False}
+    with atomic(path) as temporary:
+        tifffile.imwrite(temporary, label, extratags=list(tags), **options)
+
+
+def _tag_kind(value: Any) -> tuple[str, int]:
+    """tifffile's letter and count for a tag's value: text, doubles or short integers."""
+    if isinstance(value, str):
+        return "s", 0
+    values = value if isinstance(value, tuple) else (value,)
+    return "d" if any(isinstance(one, float) for one in values) else "H", len(values)
 
 
 def colours_to_classes(

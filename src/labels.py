@@ -4,6 +4,7 @@ label = decode_mask(Path("masks/a.png"), config, unknown)  # see README.md, "Lab
 row = coverage(label, config)
 """
 
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,6 +92,19 @@ def decode_mask(path: Path, config: Config, unknown: Counter[Colour]) -> np.ndar
     if config.task == "instances":
         return _number_instances(values, path)
     return _from_values(values, path, config)
+
+
+def warn_of_colours(unknown: Counter[Colour], key: str) -> None:
+    """Tell of pixels outside the palette, in one line."""
+    if unknown:
+        shown = ", ".join("#{:02X}{:02X}{:02X} {}x".format(*colour, count) for colour, count in unknown.most_common(5))
+        logging.getLogger("prepare").warning(
+            "%s: %d pixels of %d colours outside data.labels.palette are ignored: %s",
+            key,
+            unknown.total(),
+            len(unknown),
+            shown,
+        )
 
 
 def coverage(label: np.ndarray, config: Config) -> dict[str, int]:

@@ -84,6 +84,48 @@ def consistency_loss(
     return (pixel_loss * kept).mean(), kept.mean()
 
 
+def gated_crf_loss(logits: Tensor, image: Tensor, task: Task, radius: int = 5, stride: int = 2) -> Tensor:
+    """Gated CRF loss (arXiv:1906.04651): neighbours of like colour should get like answers. A scalar.
+
+    The mean over pixels of the sum over neighbours within `radius` (a square) of kernel × (1 − the answers' overlap),
+    the kernel being exp(−distance² / 2·6² − colour distance² / 2·0.1²). `image` `(N, C, H, W)` is on the scale [0, 1].
+    Both are first averaged over squares of `stride` pixels, as the paper's networks answer at a coarser scale too.
+    """
+    logits = logits.float()
+    if task in ("multiclass", "instances"):
+        answers = logits.softmax(1)
+    else:  # each plane is a question of two answers
+        present = logits.sigmoid().flatten(0, 1).unsqueeze(1)
+        answers = torch.cat([present, 1.0 - present], 1)
+        image = image.repeat_interleave(logits.shape[1], 0)
+    answers = functional.avg_pool2d(answers, stride, ceil_mode=True)
+    with torch.no_grad():
+        guide = functional.avg_pool2d(image.float(), stride, ceil_mode=True)
+        received, kernels = _pass_messages(answers, guide, radius)
+    # the kernel is symmetric: the gradient of the sum of answers × received is twice what is received, which needs no
+    # graph through all the shifts
+    overlap = (answers * received).sum()
+    return (kernels - 2.0 * overlap + overlap.detach()) / answers[:, 0].numel()
+
+
+def _pass_messages(answers: Tensor, guide: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """What each pixel hears from its neighbours, `(N, K, H, W)`: kernel × their answers; and the sum of all kernels."""
+    received, kernels = torch.zeros_like(answers), answers.new_zeros(())
+    height, width = answers.shape[-2:]
+    for down in range(min(radius, height - 1) + 1):
+        for right in range(-radius if down else 1, radius + 1):  # half of the neighbours; the others mirror them
+            if abs(right) >= width:
+                continue
+            here = (..., slice(0, height - down), slice(max(0, -right), width - max(0, right)))
+            there = (..., slice(down, height), slice(max(0, right), width - max(0, -right)))
+            distance = (guide[here] - guide[there]).square().sum(1, keepdim=True) / (2 * 0.1**2)
+            kernel = torch.exp(-distance - (down**2 + right**2) / (2 * 6.0**2))
+            received[here].addcmul_(kernel, answers[there])
+            received[there].addcmul_(kernel, answers[here])
+            kernels = kernels + 2.0 * kernel.sum()
+    return received, kernels
+
+
 def class_weights(counts: Tensor, kind: Literal["none", "frequency", "sqrt_frequency"]) -> Tensor | None:
     """Weights from pixel counts `(C,)`: inverse to the (root of the) frequency, of mean 1 over the labelled pixels.
 

@@ -3,8 +3,10 @@
     python src/make_pseudo_labels.py --round 1
 
 Student k's labels come only from models that never saw fold k: a teacher's manifest lists every labelled id that its
-weights or labels have met, and one that meets fold k is refused. Before anything is trained on them, the share kept,
-the balance of the classes, and how precise this rule's labels are on out-of-fold images are printed and saved.
+weights or labels have met, and one that meets fold k is refused. So the pool "labelled" is student k's own training
+images, by a teacher of the same fold; what their labels know stays as it is. Before anything is trained on them, the
+share kept, the balance of the classes, and how precise this rule's labels are on out-of-fold images are printed and
+saved.
 """
 
 import argparse
@@ -45,7 +47,7 @@ def teachers_of(rules: Pseudo, round: int) -> list[int]:
 def pseudo_stage(config: Config, paths: Paths, round: int, fold: int, rules: Pseudo) -> Stage:
     settings = stage_settings(config, "task", "classes") | {"rules": rules.model_dump(mode="json")}
     settings["postprocess"] = config.postprocess.model_dump(mode="json", exclude={"fit", "metric"})
-    inputs = [paths.index]
+    inputs = [paths.index, *([paths.points] if config.data.labels.sparse else [])]
     for teacher in teachers_of(rules, round):
         inputs.append(paths.run(teacher, fold) / "manifest.json")
         stores = (paths.probabilities(teacher, fold, split, rules.tta) for split in ("oof", *rules.pool))
@@ -77,12 +79,17 @@ def label_pool(config: Config, paths: Paths, round: int, fold: int, rules: Pseud
     import numpy as np
     import pandas as pd
 
+    from dataset import make_records
+    from engine import record_truth
     from index import read_index
+    from points import load_points
     from postprocess import resize_probabilities, starting_parameters
-    from pseudo import confidence_histogram, count_agreement, label_pixels, quantile_thresholds
+    from pseudo import confidence_histogram, count_agreement, keep_known, label_pixels, quantile_thresholds
 
-    teachers = teachers_of(rules, round)
-    table = read_index(paths).set_index("image_id")
+    teachers, table = teachers_of(rules, round), read_index(paths)
+    points = load_points(paths.points) if config.data.labels.sparse else None
+    records = {one.image_id: one for one in make_records(table[table["split"] == "labelled"], points)}
+    table = table.set_index("image_id")
     classes = 2 if config.task in ("binary", "instances") else len(config.classes)
     histograms = np.zeros((classes, 256), np.int64)
     for split in rules.pool:
@@ -102,6 +109,9 @@ def label_pool(config: Config, paths: Paths, round: int, fold: int, rules: Pseud
                 own = table.loc[image_id]
                 probabilities = resize_probabilities(probabilities, (own["height"], own["width"]))
                 label, sure = label_pixels(probabilities, config.task, rules, thresholds, parameters)
+                if split == "labelled":
+                    truth = record_truth(records[image_id], paths)
+                    label, sure, probabilities = keep_known(truth, label, sure, probabilities, config.task)
                 kept = bool(sure.mean() >= rules.image_confidence and sure.any())
                 mask = ""
                 if kept:
@@ -116,12 +126,11 @@ def label_pool(config: Config, paths: Paths, round: int, fold: int, rules: Pseud
 
     agreement = np.zeros((classes, 2), np.int64)
     for image_id, probabilities in average_stores(paths, teachers, fold, "oof", rules.tta):
-        truth = read_truth(paths, table.loc[image_id])
-        if truth is not None:
-            probabilities = resize_probabilities(probabilities, truth.shape[:2])
-            label, sure = label_pixels(probabilities, config.task, rules, thresholds, parameters)
-            if sure.mean() >= rules.image_confidence:
-                agreement += count_agreement(label, sure, truth, config.task, classes)
+        truth = record_truth(records[image_id], paths)
+        probabilities = resize_probabilities(probabilities, truth.shape[:2])
+        label, sure = label_pixels(probabilities, config.task, rules, thresholds, parameters)
+        if sure.mean() >= rules.image_confidence:
+            agreement += count_agreement(label, sure, truth, config.task, classes)
     names = ("background", *config.classes) if classes > len(config.classes) else config.classes
     return summarise(index, names, counts, agreement, thresholds, teachers, fold, rules)
 
@@ -159,12 +168,6 @@ def write_label(
     path = folder / "masks" / f"{image_id}{'.tif' if task == 'multilabel' else '.png'}"
     write_mask(path, ignore_doubtful(label, sure, task))
     return paths.relative(path)
-
-
-def read_truth(paths: Paths, row: Any) -> "np.ndarray | None":
-    from images import read_mask
-
-    return read_mask(paths.resolve(row["mask"])) if row["mask"] else None
 
 
 def summarise(

@@ -4,7 +4,7 @@
     python src/make_report.py --config configs/dubai.yaml
 
 It holds its images and styles itself and asks nothing of the network. Ids and names come from other people's files, so
-all of them are escaped.
+all of them are escaped. Beside it: curves.png, and results.png with images, labels and predictions side by side.
 """
 
 import argparse
@@ -72,11 +72,24 @@ def main(args: argparse.Namespace) -> None:
     if stage.done(args.fresh) and paths.report.is_file():
         print(f"{paths.report}: made already")
         return
+    from sheets import write_curves, write_results
+
     page = render(collect(config, paths))
+    names = round_names(read_json(paths.scores))
+    write_curves(paths, read_curves(read_logs(config, paths)), names, config.metric)
+    write_results(config, paths)
     with atomic(paths.report) as temporary:
         temporary.write_text(page, encoding="utf-8")
     stage.finish(config_hash=settings_hash(config), sha256=fingerprint(paths.report))
     print(f"{paths.report}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser")
+
+
+def round_names(scores: dict[str, Any]) -> list[str]:
+    """What the table of phases calls each round."""
+    names: dict[int, str] = {}
+    for phase in scores["phases"]:
+        names.setdefault(phase["round"], phase["name"])
+    return list(names.values())
 
 
 def report_stage(config: Config, paths: Paths) -> Stage:
@@ -99,11 +112,10 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
     import yaml
 
     from pictures import BOTH, FALSE_NEGATIVE, FALSE_POSITIVE, class_colours, hex_colour
+    from sheets import list_class_weights
 
     scores, table = read_json(paths.scores), read_table(paths)
-    names = {}
-    for phase in scores["phases"]:
-        names.setdefault(phase["round"], phase["name"])
+    names = round_names(scores)
     values = class_colours(config.task, len(config.classes))
     labels = ("background", *config.classes) if config.task in ("binary", "instances") else config.classes
     colours = {name: hex_colour(colour) for name, colour in zip(labels, values, strict=True)}
@@ -116,6 +128,8 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
         "sparse": any(table.sparse(image_id) for image_id in table.folds),
         "hidden_of": scores["hidden"],
         "final": next(phase for phase in reversed(scores["phases"]) if phase.get("used", True)),
+        "judges": scores["judges"],
+        "class_weights": list_class_weights(config, paths, names),
         **phase_table(scores["phases"]),
         **curves(config, logs, names),
         "pseudo": [
@@ -177,15 +191,19 @@ def read_logs(config: Config, paths: Paths) -> dict[int, list[list[dict[str, Any
     return logs
 
 
-def curves(config: Config, logs: dict[int, list[list[dict[str, Any]]]], names: dict[int, str]) -> dict[str, Any]:
+def read_curves(logs: dict[int, list[list[dict[str, Any]]]]) -> "list[Curves]":
+    return [
+        {fold: [(line["step"], line["loss"], line.get("score")) for line in log] for fold, log in enumerate(one)}
+        for one in logs.values()
+    ]
+
+
+def curves(config: Config, logs: dict[int, list[list[dict[str, Any]]]], names: list[str]) -> dict[str, Any]:
     from markupsafe import Markup
 
     from pictures import fold_colour, hex_colour, plot_curves
 
-    rounds: list[Curves] = [
-        {fold: [(line["step"], line["loss"], line.get("score")) for line in log] for fold, log in enumerate(one)}
-        for one in logs.values()
-    ]
+    rounds = read_curves(logs)
     drawn = [Markup(svg) for svg in plot_curves(rounds, config.metric)]  # numbers and our own words
     return {
         "curves": list(zip((names[round] for round in logs), drawn, strict=True)),
@@ -196,6 +214,8 @@ def curves(config: Config, logs: dict[int, list[list[dict[str, Any]]]], names: d
 def pseudo_round(config: Config, paths: Paths, table: Table, round: int, name: str) -> dict[str, Any]:
     """What each student of a round was given, and pictures of the surest, the middle and the least sure kept image."""
     import pandas as pd
+
+    from sheets import spread
 
     rows = []
     for fold in range(config.folds.count):
@@ -235,6 +255,7 @@ def oof_pictures(config: Config, paths: Paths, table: Table) -> list[tuple[str, 
     """Cards of the best, the middle and the worst out-of-fold images by the config's metric."""
     from postprocess import to_label
     from predictions import load_parameters, read_oof
+    from sheets import best_middle_worst
 
     store, parameters, scores = paths.ensemble("oof"), load_parameters(paths), {}
     for fold in range(config.folds.count):
@@ -255,8 +276,10 @@ def oof_pictures(config: Config, paths: Paths, table: Table) -> list[tuple[str, 
 def compare(
     config: Config, paths: Paths, table: Table, image_id: str, truth: "np.ndarray", prediction: "np.ndarray"
 ) -> dict[str, str]:
-    """An image, its label, its prediction and its errors."""
+    """An image, its label, its prediction and its errors; and the mask its points were drawn from, if they were."""
+    from images import read_mask
     from pictures import class_colours, data_uri, draw_errors, draw_label, draw_point_errors, draw_points
+    from scoring import dense_truth
 
     picture = open_picture(paths, table.rows[image_id])
     predicted = draw_label(picture, prediction, config.task)
@@ -269,6 +292,8 @@ def compare(
         label = draw_label(picture, truth, config.task)
         errors = draw_errors(picture, truth, prediction, config.task)
     shown = {"image": picture, "label": label, "prediction": predicted, "errors": errors}
+    if mask := dense_truth(paths, image_id):
+        shown["mask"] = draw_label(picture, read_mask(mask), config.task)
     return {name: data_uri(one) for name, one in shown.items()}
 
 
@@ -279,6 +304,7 @@ def test_pictures(config: Config, paths: Paths, table: Table) -> list[dict[str, 
     from postprocess import to_label
     from predictions import load_parameters, read_split
     from scoring import hidden_truth
+    from sheets import spread
 
     chosen, parameters, cards = spread(table.ids("test"), SHOWN_TEST), load_parameters(paths), []
     if not chosen:
@@ -314,23 +340,6 @@ def open_picture(paths: Paths, row: dict[str, Any]) -> "np.ndarray":
 
 def card(image_id: str, note: str, pictures: dict[str, str]) -> dict[str, Any]:
     return {"id": image_id, "note": note, "pictures": pictures}
-
-
-def spread(items: list[Any], count: int) -> list[Any]:
-    """At most `count` of them, first and last among them, evenly spaced between."""
-    if len(items) <= count:
-        return items
-    return [items[round(number * (len(items) - 1) / (count - 1))] for number in range(count)]
-
-
-def best_middle_worst(scores: dict[str, float], count: int) -> dict[str, list[str]]:
-    """Ids by score, no id twice: the best first, the middle around the median, the worst first. NaN is left out."""
-    order = sorted((one for one in scores if scores[one] == scores[one]), key=lambda one: (-scores[one], one))
-    count = min(count, -(-len(order) // 3))
-    best, rest = order[:count], order[count:]
-    worst, middle = rest[-count:][::-1] if count else [], rest[: max(0, len(rest) - count)]
-    start = max(0, (len(middle) - count) // 2)
-    return {"The best": best, "The middle": middle[start : start + count], "The worst": worst}
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def write_store(
     title: str,
     patch: int | None = None,
 ) -> None:
-    """Stream images, `(image_id, path)`, or their centres, through the predictor into a store, with a progress bar."""
+    """Stream images, `(image_id, path)`, or their centres of side `patch`, through the predictor into a store, with a
+    progress bar."""
     from tqdm import tqdm
 
     from engine import read_inputs

@@ -11,7 +11,7 @@ import base64
 import colorsys
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -26,6 +26,8 @@ Curves = Mapping[int, Sequence[tuple[int, float, float | None]]]  # fold → (st
 
 LONG_SIDE = 384  # pixels on the page
 JPEG_QUALITY = 85
+MOST_DISCS = 1000  # points drawn as discs
+LINES = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15}
 # Okabe and Ito, "Color universal design", 2008
 PALETTE: tuple[Colour, ...] = (
     (230, 159, 0),
@@ -56,16 +58,22 @@ def hex_colour(colour: Colour) -> str:
 
 
 def show_image(image: np.ndarray) -> np.ndarray:
-    """`(H, W, C)` of any depth → `(h, w, 3) uint8`: the first three channels, long side at most `LONG_SIDE`.
+    """`(H, W, C)` of any depth → `(h, w, 3) uint8` as `brighten` has it, long side at most `LONG_SIDE`.
 
-    Small images are enlarged by a whole factor; dark and deep ones are brightened, for the eye alone.
+    Small images are enlarged by a whole factor.
     """
+    return _fit(brighten(image), _shown_shape(image.shape[:2]), cv2.INTER_AREA)
+
+
+def brighten(image: np.ndarray) -> np.ndarray:
+    """`(H, W, C)` of any depth → `(H, W, 3) uint8`: the first three channels, dark and deep ones made lighter, for the
+    eye alone."""
     channels = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
     low, high = (0.0, 255.0) if image.dtype == np.uint8 else np.percentile(channels, (1, 99))
     if image.dtype == np.uint8 and (brightest := np.percentile(channels, 99.5)) < 128:
         high = brightest
     scaled = (channels.astype(np.float32) - low) * (255.0 / max(high - low, 1e-6))
-    return _fit(np.rint(scaled.clip(0, 255)).astype(np.uint8), _shown_shape(image.shape[:2]), cv2.INTER_AREA)
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 
 def draw_label(picture: np.ndarray, label: np.ndarray, task: str, unknown: np.ndarray | None = None) -> np.ndarray:
@@ -100,8 +108,13 @@ def draw_label(picture: np.ndarray, label: np.ndarray, task: str, unknown: np.nd
 def draw_points(
     picture: np.ndarray, points: "pd.DataFrame", shape: tuple[int, int], colours: list[Colour]
 ) -> np.ndarray:
-    """Points (x, y, class at the image's own `(H, W)`) as discs of `colours[class]` with a white rim."""
+    """Points (x, y, class at the image's own `(H, W)`) as discs of `colours[class]` with a white rim; where there are
+    too many for that, as single pixels."""
     drawn = picture.copy()
+    if len(points) > MOST_DISCS:
+        columns, rows = _place(points["x"].to_numpy(), points["y"].to_numpy(), shape, drawn.shape)
+        drawn[rows, columns] = np.array(colours, np.uint8)[points["class"].to_numpy()]
+        return drawn
     for x, y, number in points[["x", "y", "class"]].itertuples(index=False):
         _disc(drawn, _place(x, y, shape, drawn.shape), colours[number])
     return drawn
@@ -150,6 +163,14 @@ def draw_point_errors(
     return drawn
 
 
+def paint_label(label: np.ndarray, colours: Sequence[Colour], unknown: Colour = (0, 0, 0)) -> np.ndarray:
+    """A label `(H, W) uint8` in plain colours, `(H, W, 3) uint8`: `colours[class]`, and `unknown` where it is 255."""
+    table = np.empty((256, 3), np.uint8)
+    table[:] = unknown
+    table[: len(colours)] = colours
+    return table[label]
+
+
 def data_uri(picture: np.ndarray) -> str:
     """`(h, w, 3) uint8` as a JPEG inside an address; colour at full resolution, or else thin outlines would fade."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
@@ -164,37 +185,87 @@ def plot_curves(rounds: Sequence[Curves], metric: str) -> list[str]:
     """
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     ink = "#010203"  # becomes the page's colour
     style = {"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 9, "font.family": "sans-serif"}
     style |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
-    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15}
-    steps = [step for one in rounds for line in one.values() for step in line]
-    limits = [_limits([step[1] for step in steps]), _limits([step[2] for step in steps])]
     drawings = []
-    with matplotlib.rc_context(style | {"grid.color": ink}):
+    with matplotlib.rc_context(style | LINES | {"grid.color": ink}):
         for one in rounds:
             figure = Figure(figsize=(3.4, 3.5), layout="constrained")
-            for number, (axes, name) in enumerate(zip(figure.subplots(2, sharex=True), ("loss", metric), strict=True)):
-                for fold, line in one.items():
-                    found = [(step[0], step[1 + number]) for step in line if step[1 + number] is not None]
-                    mark = "o" if number or len(found) < 3 else ""
-                    colour = hex_colour(fold_colour(fold))
-                    axes.plot(*zip(*found, strict=True), color=colour, marker=mark, ms=3, lw=1.6) if found else None
-                axes.set(ylabel=name, ylim=limits[number])
-            axes.set_xlabel("step")
-            axes.set_xlim(left=0)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            _draw_curves(figure.subplots(2, sharex=True), one, metric, _curve_limits(rounds))
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
             drawings.append(_inline(buffer.getvalue()).replace(ink, "currentColor"))
     return drawings
 
 
+def draw_curve_sheet(rounds: Sequence[Curves], names: Sequence[str], metric: str) -> bytes:
+    """The same curves as one PNG, a column a round."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(LINES):
+        figure = Figure(figsize=(0.6 + 3.4 * len(rounds), 4.6), layout="constrained")
+        grid = figure.subplots(2, len(rounds), sharex="col", squeeze=False)
+        for column, (one, name) in enumerate(zip(rounds, names, strict=True)):
+            _draw_curves(grid[:, column], one, metric, _curve_limits(rounds))
+            grid[0, column].set_title(name)
+        for fold in rounds[0]:
+            grid[1, 0].plot([], [], color=hex_colour(fold_colour(fold)), label=f"fold {fold}")
+        grid[1, 0].legend(frameon=False, fontsize=8)
+        return _png(figure)
+
+
+def draw_picture_sheet(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], legend: Mapping[str, Colour]) -> bytes:
+    """Pictures side by side as a PNG: a row an image, `(its name, {title: picture})`, and a legend of class colours."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    titles = list(rows[0][1])
+    ratio = rows[0][1][titles[0]].shape[0] / rows[0][1][titles[0]].shape[1]
+    figure = Figure(figsize=(2.9 * len(titles), (2.9 * ratio + 0.3) * len(rows) + 0.5), layout="constrained")
+    grid = figure.subplots(len(rows), len(titles), squeeze=False)
+    for places, (name, pictures) in zip(grid, rows, strict=True):
+        for axes, title in zip(places, titles, strict=True):
+            axes.imshow(pictures[title], interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(f"{name}: {title}" if title == titles[0] else title, fontsize=8, parse_math=False)
+    patches = [Patch(facecolor=hex_colour(colour), edgecolor="grey", label=name) for name, colour in legend.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 8), frameon=False, fontsize=8)
+    return _png(figure)
+
+
 def fold_colour(fold: int) -> Colour:
     order = (4, 5, 2, 6, 0, 1, 3)  # the darker ones first: lines on a white page
     return PALETTE[order[fold % len(order)]]
+
+
+def _draw_curves(places: Any, one: Curves, metric: str, limits: Sequence[Any]) -> None:
+    """One round's losses on the first of two axes, its scores on the second."""
+    from matplotlib.ticker import MaxNLocator
+
+    for number, (axes, name) in enumerate(zip(places, ("loss", metric), strict=True)):
+        for fold, line in one.items():
+            found = [(step[0], step[1 + number]) for step in line if step[1 + number] is not None]
+            mark = "o" if number or len(found) < 3 else ""
+            colour = hex_colour(fold_colour(fold))
+            axes.plot(*zip(*found, strict=True), color=colour, marker=mark, ms=3, lw=1.6) if found else None
+        axes.set(ylabel=name, ylim=limits[number])
+    axes.set_xlabel("step")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _curve_limits(rounds: Sequence[Curves]) -> list[tuple[float, float] | None]:
+    steps = [step for one in rounds for line in one.values() for step in line]
+    return [_limits([step[1] for step in steps]), _limits([step[2] for step in steps])]
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _limits(values: Sequence[float | None]) -> tuple[float, float] | None:
@@ -257,9 +328,10 @@ def _any_plane(mask: np.ndarray) -> np.ndarray:
     return mask if mask.ndim == 2 else mask.any(-1)
 
 
-def _place(x: int, y: int, shape: tuple[int, int], shown: tuple[int, ...]) -> tuple[int, int]:
-    """The middle of an own pixel, in the picture."""
-    return int((x + 0.5) * shown[1] / shape[1]), int((y + 0.5) * shown[0] / shape[0])
+def _place(x: Any, y: Any, shape: tuple[int, int], shown: tuple[int, ...]) -> tuple[Any, Any]:
+    """The middle of an own pixel, or of each of many, in the picture."""
+    column, row = (x + 0.5) * shown[1] / shape[1], (y + 0.5) * shown[0] / shape[0]
+    return (column.astype(int), row.astype(int)) if isinstance(x, np.ndarray) else (int(column), int(row))
 
 
 def _disc(picture: np.ndarray, place: tuple[int, int], colour: Colour, radius: int = 4) -> None:

@@ -2,6 +2,7 @@
 
 points = read_points(Path("points.csv"), ("land", "water"), {"a": (256, 256)})
 label = rasterise(points[points.image_id == "a"], (128, 128), scale=0.5)
+drawn = sample_points(dense_label, config.data.labels.points, seed=1)
 """
 
 import csv
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config import IGNORE_INDEX
+from config import IGNORE_INDEX, DrawnPoints
 from errors import UserError
 
 if TYPE_CHECKING:
@@ -50,11 +51,50 @@ def read_points(path: Path, names: Sequence[str], sizes: Mapping[str, tuple[int,
 
 
 def load_points(path: Path) -> "pd.DataFrame":
-    """The normalised table prepare.py wrote: image_id is text, x, y and class integers. Raises UserError if missing."""
+    """The normalised table prepare.py wrote: image_id is categorical, x, y and class are integers.
+
+    It may hold many millions of rows. Raises UserError if it is missing or is no such table.
+    """
     import pandas as pd
 
-    table = pd.DataFrame([row for _, row in _read_rows(path)], columns=COLUMNS)
-    return table.astype({"x": int, "y": int, "class": int})
+    if not path.is_file():
+        raise UserError(f"{path}: missing; run prepare.py with this config first")
+    types = {"image_id": "category", "x": "int32", "y": "int32", "class": "uint8"}
+    try:
+        return pd.read_csv(path, dtype=types, keep_default_na=False, usecols=COLUMNS)[COLUMNS]
+    except ValueError as error:
+        raise UserError(f"{path}: no table of points ({error}); run prepare.py --fresh") from None
+
+
+def sample_points(label: np.ndarray, drawn: DrawnPoints, seed: int, scale: float = 1.0) -> np.ndarray:
+    """Points of a dense label `(H, W) uint8`: `(N, 3) int32` of x, y and class, in random order, none twice.
+
+    Known pixels are drawn evenly, or `per_class` of each class that occurs; where there are fewer, all are taken. A
+    larger number drawn from one seed holds the smaller one's points. With a `scale` below 1 (working size / own size)
+    each point is the middle of another pixel of that grid, and `rasterise` at that scale brings back every one.
+    """
+    rows, columns = (_grid(side, scale) for side in label.shape)
+    grid = label[np.ix_(rows, columns)].ravel()
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(grid != IGNORE_INDEX))
+    if drawn.per_class is not None:
+        places = [np.flatnonzero(grid[order] == value)[: drawn.per_class] for value in np.unique(grid[order])]
+        order = order[np.sort(np.concatenate(places))] if places else order
+    else:
+        order = order[: drawn.count or max(1, round((drawn.density or 0.0) * grid.size))]
+    y, x = np.divmod(order, len(columns))
+    return np.stack([columns[x], rows[y], grid[order]], axis=1).astype(np.int32)
+
+
+def join_points(drawn: Mapping[str, np.ndarray]) -> "pd.DataFrame":
+    """Points of many images, by id `(N, 3)` of x, y and class, as one table like that of `load_points`."""
+    import pandas as pd
+
+    counts = [len(points) for points in drawn.values()]
+    rows = np.concatenate([*drawn.values(), np.zeros((0, 3), np.int32)])
+    ids = pd.Categorical.from_codes(np.repeat(np.arange(len(counts)), counts), categories=list(drawn))
+    table = pd.DataFrame(rows, columns=COLUMNS[1:]).astype({"class": np.uint8})
+    table.insert(0, COLUMNS[0], ids)
+    return table
 
 
 def rasterise(points: "pd.DataFrame", shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:
@@ -71,6 +111,14 @@ def rasterise(points: "pd.DataFrame", shape: tuple[int, int], scale: float = 1.0
     doubtful = label[y, x] != classes
     label[y[doubtful], x[doubtful]] = IGNORE_INDEX
     return label
+
+
+def _grid(side: int, scale: float) -> np.ndarray:
+    """The own pixels, along one side, in the middle of each pixel of a coarser grid."""
+    if scale >= 1.0:
+        return np.arange(side)
+    middles = ((np.arange(max(1, round(side * scale))) + 0.5) / scale).astype(int)
+    return middles[middles < side]
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from artifacts import Paths, read_json
+from config import Config
 from images import read_mask
 from index import read_index
 from points import load_points, rasterise
 from postprocess import Parameters, resize_probabilities
-from scoring import hidden_truth
+from scoring import dense_truth, hidden_truth
 from stores import ProbabilityStore
 from transforms import cut_centre
 
@@ -30,11 +31,23 @@ def load_parameters(paths: Paths) -> Parameters:
     return Parameters(**{key: tuple(one) if isinstance(one, list) else one for key, one in values.items()})
 
 
+def judged_by_masks(config: Config) -> bool:
+    """Whether held-out images choose by the dense masks that their points were drawn from."""
+    return config.data.labels.points is not None and config.data.labels.points.judge == "masks"
+
+
 def read_oof(
-    paths: Paths, store: Path, fold: int, only: Collection[str] | None = None, patch: int | None = None
+    paths: Paths,
+    store: Path,
+    fold: int,
+    only: Collection[str] | None = None,
+    *,
+    dense: bool = False,
+    patch: int | None = None,
 ) -> Iterator[Scored]:
     """The images of a fold (`only` some of them) that lie in a store, with their labels; points leave all other pixels
-    at 255. A store of patches holds the centres of this side, and so do the labels."""
+    at 255. With `dense`, the masks that their points were drawn from. A store of patches holds the centres of this
+    side, and so do the labels."""
     import pandas as pd
 
     folds = pd.read_csv(paths.folds, dtype={"image_id": str}, keep_default_na=False)
@@ -42,8 +55,9 @@ def read_oof(
     ids = ids if only is None else ids & set(only)
     points = None
     for row, probabilities in _read_store(paths, store, ids, patch):
-        if row["mask"]:
-            truth = read_mask(paths.resolve(row["mask"]))
+        mask = dense_truth(paths, row["image_id"]) if dense else paths.resolve(row["mask"]) if row["mask"] else None
+        if mask is not None:
+            truth = read_mask(mask)
         else:
             points = load_points(paths.points) if points is None else points
             truth = rasterise(points[points["image_id"] == row["image_id"]], (row["height"], row["width"]))

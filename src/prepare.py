@@ -5,6 +5,7 @@
 Data that is not there is downloaded, where data.kaggle says what; a folder that is there is used as it is.
 Writes data/<name>/: index.csv (a row an image), masks/ or points.csv (the labels), coverage.csv (what each label
 shows), solution/ (hidden labels, which only a report's last column may look at), and manifest.json when all is done.
+Points drawn from masks (data.labels.points) are drawn here, once; the masks go to dense/, out of training's reach.
 """
 
 import argparse
@@ -37,25 +38,17 @@ def main(args: argparse.Namespace) -> None:
         generate(config, root)
     settings = stage_settings(config, "task", "classes", "data", "seed") | {"channels": config.image.channels}
     del settings["data"]["kaggle"]  # the same files are the same data, whoever brought them
+    if drawn := config.data.labels.points:
+        del settings["data"]["labels"]["points"]["judge"]
+        settings["grid"] = [config.image.scale, config.image.long_side] if drawn.grid == "working" else []
     stage = Stage(paths.data / "manifest.json", settings, inputs=label_tables(config, root))
     if stage.done(args.fresh):
         print(f"{paths.data}: prepared already")
         return
-    for old in (paths.index, paths.points, paths.data / "coverage.csv"):
+    for old in (paths.index, paths.points, paths.data / "coverage.csv", paths.data / "masks", paths.data / "dense"):
         remove(old)
     index, coverage = prepare(config, paths, root)
     stage.finish(**summarise(config, index, coverage))
-
-
-def generate(config: Config, root: Path) -> None:
-    """Write the competition of the config's generator, in its size or the generator's own."""
-    size = {} if config.data.size is None else {"size": config.data.size}
-    if config.data.generator == "microct":
-        from microct import write_competition
-    else:
-        from scenes import write_competition
-    with atomic(root) as folder:
-        write_competition(folder, seed=config.seed, **size)
 
 
 def fetch_data(source: str, root: Path) -> None:
@@ -74,6 +67,17 @@ def fetch_data(source: str, root: Path) -> None:
     with atomic(root) as folder:
         unpack(archive, folder)
     archive.unlink()
+
+
+def generate(config: Config, root: Path) -> None:
+    """Write the competition of the config's generator, in its size or the generator's own."""
+    size = {} if config.data.size is None else {"size": config.data.size}
+    if config.data.generator == "microct":
+        from microct import write_competition
+    else:
+        from scenes import write_competition
+    with atomic(root) as folder:
+        write_competition(folder, seed=config.seed, **size)
 
 
 def label_tables(config: Config, root: Path) -> tuple[Path, ...]:
@@ -103,7 +107,8 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
     from labels import coverage_columns, name_encoding
 
     config = name_encoding(config)
-    with atomic(paths.data / "masks") as masks, atomic(paths.data / "solution") as solution:
+    labels = paths.data / ("dense" if config.data.labels.points else "masks")
+    with atomic(labels) as masks, atomic(paths.data / "solution") as solution:
         masks.mkdir()
         solution.mkdir()
         images = list_images(config.data, root)
@@ -120,7 +125,7 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
             images = [one for one in images if one.split]
         check_classes(config, coverage)
         write_solution(config, root, images, solution)
-    for folder in (paths.data / "masks", paths.data / "solution"):
+    for folder in (labels, paths.data / "solution"):
         if not any(folder.iterdir()):
             folder.rmdir()
     if points is not None:
@@ -134,7 +139,7 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
 
 
 def index_row(image: "ImageFile", config: Config, paths: Paths, counts: dict[str, int]) -> tuple[Any, ...]:
-    has_mask = image.split == "labelled" and config.data.labels.kind != "points"
+    has_mask = image.split == "labelled" and not config.data.labels.sparse
     return (
         image.image_id,
         paths.relative(image.path),
@@ -158,24 +163,43 @@ def write_labels(
     from labels import check_encoding, count_points, coverage, label_names
 
     labels = config.data.labels
+    if labels.sparse and config.task not in ("binary", "multiclass"):
+        raise UserError(f"data.labels: points cannot label a {config.task} task; use masks or rle")
     if labels.kind == "none":
         return {}, None
     if labels.kind == "points":
         from points import read_points
 
-        if config.task not in ("binary", "multiclass"):
-            raise UserError(f"data.labels.kind: points cannot label a {config.task} task; use masks or rle")
         sizes = {image.image_id: image.size for image in images}
         points = read_points(root / labels.path, label_names(config), sizes)
         return count_points(points, config), points
     if labels.kind == "masks":
         check_encoding(config)
-    rows = {}
+    rows, drawn = {}, {}
     table = labels.kind == "rle"
     for image_id, label in read_label_arrays(config, root, images, labels.path, "data.labels.path", table=table):
         write_mask(mask_path(folder, image_id, config), label)
-        rows[image_id] = coverage(label, config)
-    return rows, None
+        if labels.points is not None:
+            drawn[image_id] = draw_points(config, image_id, label)
+        else:
+            rows[image_id] = coverage(label, config)
+    if labels.points is None:
+        return rows, None
+    from points import join_points
+
+    points = join_points(drawn)
+    return count_points(points, config), points
+
+
+def draw_points(config: Config, image_id: str, label: "np.ndarray") -> "np.ndarray":
+    """The points an image keeps of its dense label: the same whatever other images there are, and in whatever order."""
+    from points import sample_points
+    from runtime import derive_seed
+    from transforms import working_shape
+
+    drawn = config.data.labels.points
+    scale = working_shape(*label.shape, config.image)[0] / label.shape[0] if drawn.grid == "working" else 1.0
+    return sample_points(label, drawn, derive_seed(config.seed, "points", image_id), scale)
 
 
 def read_label_arrays(
@@ -193,7 +217,7 @@ def read_label_arrays(
         yield from read_labels(root / source, fmt, config.classes, config.task, sizes)
         return
     from index import match_masks
-    from labels import decode_mask
+    from labels import decode_mask, warn_of_colours
 
     unknown: Counter[tuple[int, int, int]] = Counter()
     for image_id, path in match_masks(config.data, root, images, source, key=key, complete=complete).items():
@@ -206,20 +230,6 @@ def read_label_arrays(
             )
         yield image_id, label
     warn_of_colours(unknown, key)
-
-
-def warn_of_colours(unknown: "Counter[tuple[int, int, int]]", key: str) -> None:
-    if unknown:
-        import logging
-
-        shown = ", ".join("#{:02X}{:02X}{:02X} {}x".format(*colour, count) for colour, count in unknown.most_common(5))
-        logging.getLogger("prepare").warning(
-            "%s: %d pixels of %d colours outside data.labels.palette are ignored: %s",
-            key,
-            unknown.total(),
-            len(unknown),
-            shown,
-        )
 
 
 def check_image(image: "ImageFile", config: Config) -> dict[str, float]:
@@ -260,12 +270,12 @@ def hide_labels(
     for image in images:
         mask, target = (mask_path(folder, image.image_id, config) for folder in (masks, solution))
         if image.split != config.data.solution_of:
-            mask.unlink(missing_ok=True)  # points have no file
-        elif points is not None:
-            write_mask(target, rasterise(points[points["image_id"] == image.image_id], image.size))
-        else:
+            mask.unlink(missing_ok=True)  # points as they came have no file
+        elif mask.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             mask.replace(target)
+        else:
+            write_mask(target, rasterise(points[points["image_id"] == image.image_id], image.size))
 
 
 def check_classes(config: Config, coverage: "pd.DataFrame") -> None:
@@ -273,10 +283,8 @@ def check_classes(config: Config, coverage: "pd.DataFrame") -> None:
     for name in config.classes if len(coverage) else ():
         if not coverage[f"pixels:{name}"].sum():
             kept = " kept" if config.data.labels.keep is not None else ""
-            raise UserError(
-                f"classes: {name!r} occurs in none of the {len(coverage)}{kept} labels; take it out of classes or "
-                "check data.labels"
-            )
+            way = "draw more points" if config.data.labels.points else "take it out of classes or check data.labels"
+            raise UserError(f"classes: {name!r} occurs in none of the {len(coverage)}{kept} labels; {way}")
 
 
 def write_solution(config: Config, root: Path, images: "list[ImageFile]", folder: Path) -> None:
@@ -315,11 +323,11 @@ def summarise(config: Config, index: "pd.DataFrame", coverage: "pd.DataFrame") -
     if len(coverage):
         pixels = coverage["labelled"].sum()
         shares = {name: round(float(coverage[f"pixels:{name}"].sum() / pixels), 5) for name in config.classes}
-        unit = "points" if config.data.labels.kind == "points" else "labelled pixels"
+        unit = "points" if config.data.labels.sparse else "labelled pixels"
         print(f"{pixels} {unit}: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
         if config.task == "instances":
             print(f"{coverage['instances'].sum()} instances")
-        if config.data.labels.kind != "points":
+        if not config.data.labels.sparse:
             ignored = 1 - pixels / (coverage["height"] * coverage["width"]).sum()
             print(f"ignored pixels: {ignored:.2%}")
     return {"images": splits, "shares": shares}

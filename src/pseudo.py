@@ -75,6 +75,24 @@ def ignore_doubtful(label: np.ndarray, sure: np.ndarray, task: str) -> np.ndarra
     return np.where(sure, label, IGNORE_INDEX).astype(np.uint8)
 
 
+def keep_known(
+    truth: np.ndarray, label: np.ndarray, sure: np.ndarray, probabilities: np.ndarray, task: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A teacher's label, where it is sure, and its probabilities `(K, H, W)`, set right wherever the truth is known.
+
+    An instance map knows every pixel.
+    """
+    if task == "instances":
+        return truth, np.ones_like(sure), probabilities
+    known = truth != IGNORE_INDEX
+    label, sure = np.where(known, truth, label).astype(np.uint8), sure | known
+    planes = truth.transpose(2, 0, 1) == 1 if task == "multilabel" else truth[None] == 1
+    if task == "multiclass":
+        planes = truth[None] == np.arange(len(probabilities))[:, None, None]
+    known = known.transpose(2, 0, 1) if task == "multilabel" else known[None]
+    return label, sure, np.where(known, planes, probabilities).astype(np.float32)
+
+
 def count_agreement(label: np.ndarray, sure: np.ndarray, truth: np.ndarray, task: str, classes: int) -> np.ndarray:
     """`(classes, 2)`: of the sure pixels labelled with each class, how many are right, and how many have a known truth.
 

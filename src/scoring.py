@@ -16,20 +16,43 @@ from config import Config
 from metrics import ConfusionMatrix
 from rules import METRICS, add_up
 
-_USUAL = {"instances": ("dice", "miou", "accuracy", "map")}
+_OF_MASKS = ("dice", "miou", "accuracy")
+_USUAL = {"instances": (*_OF_MASKS, "map"), "multiclass": ("miou", "accuracy")}
+
+
+class Scores:
+    """Scores of (truth, prediction) label arrays of one task, added one by one; NaN for none. 255 in the truth is left
+    out."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self._names = tuple(dict.fromkeys((*_USUAL.get(config.task, _OF_MASKS), config.metric)))
+        self._matrix = ConfusionMatrix(len(config.classes))
+        self._sums = np.zeros((len(self._names), len(config.classes), 2))
+
+    def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+        if self.config.task == "multiclass":
+            self._matrix.update(truth, prediction)
+            return
+        for row, name in enumerate(self._names):
+            self._sums[row] += label_sums(name, self.config.task, truth, prediction)
+
+    def values(self) -> dict[str, float]:
+        if self.config.task == "multiclass":
+            ious = zip(self.config.classes, self._matrix.iou(), strict=True)
+            scores = {name: matrix_score(name, self._matrix) for name in self._names}
+            return scores | {f"iou {name}": float(iou) for name, iou in ious}
+        sums = self._sums
+        values = np.divide(sums[..., 0], sums[..., 1], out=np.full(sums.shape[:2], np.nan), where=sums[..., 1] > 0)
+        return {name: _mean_known(row) for name, row in zip(self._names, values, strict=True)}
 
 
 def score_pairs(config: Config, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Scores of (truth, prediction) label arrays of one task, streamed; NaN for none. 255 in the truth is left out."""
-    if config.task == "multiclass":
-        return _score_classes(config, pairs)
-    names = tuple(dict.fromkeys((*_USUAL.get(config.task, ("dice", "miou", "accuracy")), config.metric)))
-    sums = np.zeros((len(names), len(config.classes), 2))
+    """The `Scores` of all pairs, streamed."""
+    scores = Scores(config)
     for truth, prediction in pairs:
-        for row, name in enumerate(names):
-            sums[row] += label_sums(name, config.task, truth, prediction)
-    values = np.divide(sums[..., 0], sums[..., 1], out=np.full(sums.shape[:2], np.nan), where=sums[..., 1] > 0)
-    return {name: _mean_known(row) for name, row in zip(names, values, strict=True)}
+        scores.add(truth, prediction)
+    return scores.values()
 
 
 def label_sums(metric: str, task: str, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -58,17 +81,15 @@ def matrix_score(metric: str, matrix: ConfusionMatrix) -> float:
     return measures[metric]()
 
 
-def _score_classes(config: Config, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    matrix = ConfusionMatrix(len(config.classes))
-    for truth, prediction in pairs:
-        matrix.update(truth, prediction)
-    scores = {name: matrix_score(name, matrix) for name in dict.fromkeys(("miou", "accuracy", config.metric))}
-    return scores | {f"iou {name}": float(iou) for name, iou in zip(config.classes, matrix.iou(), strict=True)}
-
-
 def _mean_known(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
+
+
+def dense_truth(paths: Paths, image_id: str) -> Path | None:
+    """The dense mask that an image's points were drawn from, which no training reads; None where there is none."""
+    path = paths.data / "dense" / f"{image_id}.png"
+    return path if path.is_file() else None
 
 
 def hidden_truth(paths: Paths, image_id: str) -> Path | None:

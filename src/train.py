@@ -61,9 +61,13 @@ def train_stage(config: Config, paths: Paths, round: int, fold: int) -> Stage:
     sections = ("seed", "task", "classes", "image", "folds", "model")
     settings = stage_settings(config, *sections) | {"border_width": config.postprocess.border_width}
     settings["round"] = config.rounds[round].model_dump(mode="json")
+    if config.data.labels.points is not None and config.rounds[round].train.select == "best":
+        settings["judge"] = config.data.labels.points.judge
     if config.predict.patch:  # what epochs are judged by
         settings["patch"] = config.predict.patch
     inputs = [paths.index, paths.folds]
+    if config.data.labels.sparse:
+        inputs.append(paths.points)
     if config.rounds[round].start == "previous":
         inputs.append(paths.run(round - 1, fold) / "manifest.json")
     if config.rounds[round].pseudo is not None:
@@ -91,6 +95,9 @@ def train_fold(
     at_once = per_batch[0] * accelerator.num_processes * settings.accumulate
     steps = settings.steps_per_epoch or max(1, len(sources[0].records) // at_once)
     learner, epoch, log = open_learner(config, paths, round, fold, steps, sources, accelerator)
+    weights = name_weights(config, learner)
+    if weights and accelerator.is_main_process:
+        print("class weights:", ", ".join(f"{name} {weight:.3f}" for name, weight in weights.items()))
     dataset = TrainingDataset(sources, config, paths, round, fold)
     best = max((line for line in log if "score" in line), key=lambda line: line["score"], default=None)
     count = steps * settings.accumulate
@@ -122,7 +129,8 @@ def train_fold(
     if accelerator.is_main_process:
         save_checkpoint(folder / "last.pt", checkpoint(learner, epoch))
         trained = sorted(record.image_id for record in sources[0].records)
-        stage.finish(round=round, fold=fold, train_ids=trained, seen_ids=seen, scores=log[-1].get("scores", {}))
+        scores = log[-1].get("scores", {})
+        stage.finish(round=round, fold=fold, train_ids=trained, seen_ids=seen, scores=scores, class_weights=weights)
         drop_progress(folder)
     accelerator.wait_for_everyone()
 
@@ -187,11 +195,13 @@ def gather_records(
         seen |= set(read_json(paths.run(round - 1, fold) / "manifest.json")["seen_ids"])
     if one.pseudo is not None:
         records, teachers_saw = pseudo_records(paths, round, fold, table, one.pseudo.labels == "soft")
-        seen |= teachers_saw
+        # a training image's own pseudo-label; one of the fold itself is a leak
+        seen |= teachers_saw | ({record.image_id for record in records} & set(labelled["image_id"]))
         sources.append(Source("pseudo", records, counts["pseudo"]))
     if one.consistency is not None:
-        pool = make_records(table[table["split"].isin(one.consistency.pool)])
-        sources.append(Source("unlabelled", pool, counts["unlabelled"]))
+        inside = table["image_id"].isin(set(training["image_id"])) & ("labelled" in one.consistency.pool)
+        pool = table[inside | table["split"].isin(set(one.consistency.pool) - {"labelled"})]
+        sources.append(Source("unlabelled", make_records(pool.assign(mask="", points=0)), counts["unlabelled"]))
     for source in sources:
         if not source.records:
             raise UserError(f"rounds.{round}: no {source.kind} images to train on; drop its section or add images")
@@ -287,6 +297,16 @@ def count_classes(config: Config, paths: Paths, records: list["Record"], kind: s
         counts += np.bincount(label.ravel(), minlength=256)
     classes = 2 if config.task == "binary" else config.channels
     return class_weights(torch.from_numpy(counts[:classes]), kind)
+
+
+def name_weights(config: Config, learner: "Learner") -> dict[str, float]:
+    """The class weights by name; none where all classes count alike."""
+    from labels import label_names
+
+    if learner.class_weights is None:
+        return {}
+    names = ("background", "inside", "border") if config.task == "instances" else label_names(config)
+    return dict(zip(names, learner.class_weights.tolist(), strict=True))
 
 
 def checkpoint(learner: "Learner", epoch: int) -> dict[str, Any]:

@@ -112,6 +112,17 @@ def resize_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return resized.reshape(*shape, *label.shape[2:])  # OpenCV drops an axis of one class
 
 
+def shrink_sparse(label: np.ndarray, size: int) -> np.ndarray:
+    """`(H, W) uint8` of mostly unknown pixels to `(size, size)`, losing no known one, as taking the nearest would.
+
+    Where known pixels fall together the last one stays.
+    """
+    small = np.full((size, size), IGNORE_INDEX, np.uint8)
+    rows, columns = np.nonzero(label != IGNORE_INDEX)
+    small[rows * size // label.shape[0], columns * size // label.shape[1]] = label[rows, columns]
+    return small
+
+
 def draw_window(
     shape: tuple[int, int], augment: Augment, rng: np.random.Generator, centres: np.ndarray | None = None
 ) -> Window:

@@ -21,7 +21,7 @@ FLOORS = (
     "cli images detections stores transforms scenes microct rules zips kaggle_site",
     "faults archives index labels points models inference postprocess scoring",
     "formats fitting pseudo predictions pictures answers",
-    "dataset semi folders contests",
+    "dataset semi folders contests sheets",
     "engine",
     "members",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "
@@ -30,7 +30,7 @@ FLOORS = (
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 SCRIPTS = set(FLOORS[-1].split())
 LONGEST_FILE, LONGEST_FUNCTION = 350, 80
-LONGER = {"config.py": 490}  # the schema is one file, read from top to bottom
+LONGER = {"config.py": 510}  # the schema is one file, read from top to bottom
 
 FILES = sorted(SRC.glob("*.py"))
 SCRIPT_FILES = [path for path in FILES if path.stem in SCRIPTS]

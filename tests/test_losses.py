@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from config import Loss
-from losses import class_weights, consistency_loss, segmentation_loss, soft_loss
+from losses import class_weights, consistency_loss, gated_crf_loss, segmentation_loss, soft_loss
 
 CE = Loss(cross_entropy=1.0, dice=0.0)
 DICE = Loss(cross_entropy=0.0, dice=1.0)
@@ -235,3 +235,48 @@ def test_half_precision_logits_cost_what_full_ones_do() -> None:
     found = segmentation_loss(half, target, Loss(), "multiclass")
     assert found.dtype == torch.float32
     assert found.item() == segmentation_loss(half.float(), target, Loss(), "multiclass").item()
+
+
+def crf_by_pairs(answers: torch.Tensor, image: torch.Tensor, radius: int) -> torch.Tensor:
+    """The mean over pixels of the sum over neighbours of kernel × (1 - overlap), pair by pair."""
+    total, (count, _, height, width) = torch.zeros(()), answers.shape
+    for n, row, column in np.ndindex(count, height, width):
+        for other, beside in np.ndindex(height, width):
+            down, right = other - row, beside - column
+            if max(abs(down), abs(right)) > radius or (down, right) == (0, 0):
+                continue
+            colour = ((image[n, :, row, column] - image[n, :, other, beside]) ** 2).sum()
+            kernel = math.exp(-(down**2 + right**2) / 72.0 - float(colour) / 0.02)
+            total = total + kernel * (1.0 - (answers[n, :, row, column] * answers[n, :, other, beside]).sum())
+    return total / (count * height * width)
+
+
+@pytest.mark.parametrize(("task", "stride"), [("multiclass", 1), ("multiclass", 2), ("binary", 1), ("multilabel", 2)])
+def test_the_gated_crf_loss_and_its_gradient_are_those_of_all_pairs(task: str, stride: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    channels = CHANNELS[task]
+    logits = torch.randn(2, channels, 6, 4, generator=generator, requires_grad=True)
+    image = torch.rand(2, 3, 6, 4, generator=generator) * 0.3
+    if task == "multiclass":
+        answers, guide = logits.softmax(1), image
+    else:
+        present = logits.sigmoid().reshape(2 * channels, 1, 6, 4)
+        answers, guide = torch.cat([present, 1 - present], 1), image.repeat_interleave(channels, 0)
+    answers, guide = (torch.nn.functional.avg_pool2d(one, stride) for one in (answers, guide))
+    expected = crf_by_pairs(answers, guide, radius=2)
+    (slope,) = torch.autograd.grad(expected, logits)
+    loss = gated_crf_loss(logits, image, task, radius=2, stride=stride)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], slope, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gated_crf_loss_asks_like_pixels_for_like_answers() -> None:
+    image = torch.zeros(1, 3, 8, 8)
+    image[..., 4:] = 1.0
+    sure = torch.zeros(1, 2, 8, 8)
+    sure[:, 0, :, :4], sure[:, 1, :, 4:] = 50.0, 50.0
+    assert gated_crf_loss(sure, image, "multiclass", stride=1).item() == pytest.approx(0.0, abs=1e-4)
+    torn = sure.clone()
+    torn[:, :, 4:] = sure[:, [1, 0], 4:]
+    assert gated_crf_loss(torn, image, "multiclass", stride=1).item() > 1.0
+    assert gated_crf_loss(sure[:, :, :1, :1], image[:, :, :1, :1], "multiclass").item() == 0.0

@@ -29,6 +29,7 @@ from pictures import (
     plot_curves,
     show_image,
 )
+from sheets import best_middle_worst
 from stores import ProbabilityWriter
 
 SRC = Path(__file__).resolve().parent.parent / "src"
@@ -170,7 +171,7 @@ def write_scores(paths: Paths, metric: str, classes: tuple[str, ...]) -> None:
         row = {"name": name, "round": round, "oof": oof, "folds": [oof - 0.1, oof + 0.1], "hidden": hidden[metric]}
         phases.append(row | {"oof_scores": scores, "hidden_scores": hidden})
     phases[-1]["used"] = False
-    write_json(paths.scores, {"metric": metric, "task": "", "hidden": "test", "phases": phases})
+    write_json(paths.scores, {"metric": metric, "task": "", "hidden": "test", "judges": [], "phases": phases})
     parameters = {"thresholds": [0.5] * len(classes), "min_areas": [0] * len(classes), "class_scales": []}
     scores = {"unfitted": 0.7123, "plain": 0.72, "nested": 0.65}
     write_json(paths.postprocess, {"metric": metric, "fitted": False, "out_of_fold": scores, "parameters": parameters})
@@ -232,11 +233,13 @@ def test_strange_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
 
 def test_points_are_drawn_on_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pictures
+    import sheets  # draws points as well, and not through `pictures`
 
     drawn = []
     monkeypatch.setattr(pictures, "draw_points", lambda *values: drawn.append(len(values[1])) or draw_points(*values))
     text = report(make_run(tmp_path, sparse=True))
     assert drawn == [2] * 9
+    assert sheets.result_sheet(Paths(tmp_path, "x")).is_file()
     assert "10 labelled (points)" in text
 
 
@@ -308,7 +311,7 @@ def test_curves_take_what_a_log_has() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 4, 8, 9, 30])
 def test_best_middle_and_worst_share_no_image(count: int) -> None:
     scores = {f"{number:02}": number / 30 for number in range(count)} | {"nan": float("nan")}
-    groups = list(script.best_middle_worst(scores, 3).values())
+    groups = list(best_middle_worst(scores, 3).values())
     ids = [one for group in groups for one in group]
     assert len(set(ids)) == len(ids) <= 9
     assert "nan" not in ids

@@ -1,0 +1,123 @@
+"""PNG sheets beside the report: the training curves, and image, truth, points and prediction side by side.
+
+    write_curves(paths, rounds, names, "miou")
+    write_results(config, paths)
+
+Predictions are out of fold: by models that never saw the image.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from artifacts import Paths, atomic, read_json
+from config import Config
+from images import read_image, read_mask
+from index import read_index
+from labels import label_names, name_encoding
+from pictures import (
+    Colour,
+    Curves,
+    class_colours,
+    draw_curve_sheet,
+    draw_label,
+    draw_picture_sheet,
+    draw_points,
+    paint_label,
+    show_image,
+)
+from points import load_points
+from postprocess import to_label
+from predictions import load_parameters, read_oof
+from scoring import dense_truth
+from transforms import resize_label
+
+SHOWN = 6  # images on the sheet
+UNKNOWN: Colour = (128, 128, 128)
+
+
+def label_palette(config: Config) -> dict[str, Colour]:
+    """The colour of each label value by its class: those of the data's own palette, or else the report's."""
+    config, names = name_encoding(config), label_names(config)
+    own = config.data.labels.palette
+    if config.data.labels.encoding == "palette":
+        return {name: own.get(name, (0, 0, 0)) for name in names}
+    return dict(zip(names, class_colours(config.task, len(config.classes)), strict=False))
+
+
+def spread(items: list[Any], count: int) -> list[Any]:
+    """At most `count` of them, first and last among them, evenly spaced between."""
+    if len(items) <= count:
+        return items
+    return [items[round(number * (len(items) - 1) / (count - 1))] for number in range(count)]
+
+
+def best_middle_worst(scores: dict[str, float], count: int) -> dict[str, list[str]]:
+    """Ids by score, no id twice: the best first, the middle around the median, the worst first. NaN is left out."""
+    order = sorted((one for one in scores if scores[one] == scores[one]), key=lambda one: (-scores[one], one))
+    count = min(count, -(-len(order) // 3))
+    best, rest = order[:count], order[count:]
+    worst, middle = rest[-count:][::-1] if count else [], rest[: max(0, len(rest) - count)]
+    start = max(0, (len(middle) - count) // 2)
+    return {"The best": best, "The middle": middle[start : start + count], "The worst": worst}
+
+
+def list_class_weights(config: Config, paths: Paths, names: list[str]) -> list[tuple[str, dict[str, float]]]:
+    """The class weights of each round that has some: the mean over its folds."""
+    found = []
+    for round, name in enumerate(names):
+        manifests = [read_json(paths.run(round, fold) / "manifest.json") for fold in range(config.folds.count)]
+        if folds := [one["class_weights"] for one in manifests if one.get("class_weights")]:
+            found.append((name, {key: sum(one[key] for one in folds) / len(folds) for key in folds[0]}))
+    return found
+
+
+def curve_sheet(paths: Paths) -> Path:
+    return paths.report.with_name("curves.png")
+
+
+def result_sheet(paths: Paths) -> Path:
+    return paths.report.with_name("results.png")
+
+
+def write_curves(paths: Paths, rounds: Sequence[Curves], names: Sequence[str], metric: str) -> None:
+    with atomic(curve_sheet(paths)) as temporary:
+        temporary.write_bytes(draw_curve_sheet(rounds, names, metric))
+
+
+def write_results(config: Config, paths: Paths) -> None:
+    """Labelled images from all over the index with their truth, their points where they have some, and predictions."""
+    table = read_index(paths)
+    rows = {row["image_id"]: row for row in table[table["split"] == "labelled"].to_dict("records")}
+    chosen = spread(list(rows), SHOWN)
+    points = load_points(paths.points) if table["points"].any() else None
+    parameters, drawn = load_parameters(paths), {}
+    for fold in range(config.folds.count):
+        for image_id, _, probabilities in read_oof(paths, paths.ensemble("oof"), fold, chosen):
+            prediction = to_label(probabilities, config.task, parameters)
+            drawn[image_id] = _side_by_side(config, paths, rows[image_id], prediction, points)
+    with atomic(result_sheet(paths)) as temporary:
+        temporary.write_bytes(draw_picture_sheet(sorted(drawn.items()), label_palette(config) | {"unknown": UNKNOWN}))
+
+
+def _side_by_side(
+    config: Config, paths: Paths, row: dict[str, Any], prediction: np.ndarray, points: Any
+) -> dict[str, np.ndarray]:
+    picture = show_image(read_image(paths.resolve(row["image"])))
+    colours = list(label_palette(config).values())
+
+    def show(label: np.ndarray) -> np.ndarray:
+        if config.task in ("binary", "multiclass"):
+            return paint_label(resize_label(label, picture.shape[:2]), colours, UNKNOWN)
+        return draw_label(picture, label, config.task)
+
+    shown = {"image": picture}
+    mask = paths.resolve(row["mask"]) if row["mask"] else dense_truth(paths, row["image_id"])
+    if mask is not None:
+        shown["truth"] = show(read_mask(mask))
+    if points is not None:
+        own = points[points["image_id"] == row["image_id"]]
+        shown["points"] = draw_points(picture, own, (row["height"], row["width"]), colours)
+    return shown | {"prediction": show(prediction)}

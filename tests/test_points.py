@@ -1,0 +1,421 @@
+"""Points drawn once from masks; what learns from them, and what judges it."""
+
+import concurrent.futures
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from accelerate.state import AcceleratorState
+from helpers import fail as fail_script
+from helpers import make_workspace, open_workspace, run, seen_ids, write_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from artifacts import Paths, read_json
+from config import DrawnPoints, parse_config
+from errors import UserError
+from images import read_mask
+from index import read_index
+from list_stages import list_stages
+from points import join_points, load_points, rasterise, sample_points
+from pseudo import keep_known
+from stores import ProbabilityStore
+from train import gather_records
+from transforms import shrink_sparse
+
+POINTS = {"labels": {"points": {"count": 40}}}
+TAUGHT = {
+    "phase": "joint",
+    "start": "previous",
+    "pseudo": {"pixel_confidence": 0.4, "tta": False, "pool": ["labelled", "test"]},
+}
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 40), st.integers(3, 40), st.sampled_from([1.0, 0.5, 0.37]))
+def test_drawn_points_lie_in_the_label_and_a_larger_number_holds_the_smaller(
+    seed: int, height: int, width: int, scale: float
+) -> None:
+    label = np.random.default_rng(seed).choice(np.uint8([0, 1, 2, 255]), (height, width))
+    shape = (max(1, round(height * scale)), max(1, round(width * scale)))
+    few, many = (sample_points(label, DrawnPoints(count=count), seed, shape[0] / height) for count in (5, 12))
+    assert few.tolist() == many[: len(few)].tolist()
+    assert len({(x, y) for x, y, _ in many.tolist()}) == len(many) <= 12
+    assert all(label[y, x] == value != 255 for x, y, value in many.tolist())
+    if scale == 1.0:
+        assert len(many) == min(12, (label != 255).sum())
+    if height == width:  # each a pixel of its own at the working scale
+        table = pd.DataFrame(many, columns=["x", "y", "class"])
+        assert (rasterise(table, shape, shape[0] / height) != 255).sum() == len(many)
+
+
+def test_counts_shares_and_counts_a_class() -> None:
+    label = np.zeros((50, 40), np.uint8)
+    label[:3, :2], label[40:] = 1, 255
+    assert len(sample_points(label, DrawnPoints(density=0.05), 1)) == 100
+    assert len(sample_points(label, DrawnPoints(density=0.05, grid="working"), 1, scale=0.5)) == 25
+    assert len(sample_points(label, DrawnPoints(density=1.0), 1)) == 1600
+    assert len(sample_points(label, DrawnPoints(density=1e-9), 1)) == 1
+    drawn = sample_points(label, DrawnPoints(per_class=20), 1)[:, 2]
+    assert np.bincount(drawn).tolist() == [20, 6]
+    assert len(sample_points(np.full((4, 4), 255, np.uint8), DrawnPoints(per_class=2), 1)) == 0
+    others = [sample_points(label, DrawnPoints(count=9), seed).tolist() for seed in (1, 1, 2)]
+    assert others[0] == others[1] != others[2]
+
+
+def test_points_are_drawn_evenly() -> None:
+    label = np.repeat(np.uint8([0, 1]), 32).reshape(8, 8)
+    drawn = np.concatenate([sample_points(label, DrawnPoints(count=8), seed) for seed in range(400)])
+    hits = np.bincount(drawn[:, 1] * 8 + drawn[:, 0], minlength=64)
+    assert hits.sum() == 3200
+    assert 25 < hits.min() < hits.max() < 85  # 50 each, with a deviation of 7
+
+
+def test_a_table_of_points_reads_back(tmp_path: Path) -> None:
+    table = join_points({"Tile 1/a": np.int32([[1, 2, 0], [3, 4, 1]]), "007": np.int32([[5, 6, 2]])})
+    table.to_csv(tmp_path / "p.csv", index=False)
+    again = load_points(tmp_path / "p.csv")
+    assert again.to_numpy().tolist() == [["Tile 1/a", 1, 2, 0], ["Tile 1/a", 3, 4, 1], ["007", 5, 6, 2]]
+    (tmp_path / "p.csv").write_text("image_id,x\na,1\n")
+    with pytest.raises(UserError, match=r"p\.csv: no table of points"):
+        load_points(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"kind": "points", "points": {"count": 3}}, "drawn from dense labels alone"),
+        ({"kind": "masks", "points": {"count": 3, "density": 0.1}}, "give one of count, density and per_class"),
+        ({"kind": "masks", "points": {}}, "give one of count, density and per_class"),
+        ({"kind": "masks", "points": {"density": 0.0}}, "density"),
+    ],
+)
+def test_impossible_points_are_told(labels: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config({"name": "x", "data": {"labels": labels}})
+
+
+def test_shrinking_loses_no_point_that_has_a_place() -> None:
+    label = np.full((10, 10), 255, np.uint8)
+    label[[0, 3, 9], [0, 5, 9]] = [1, 0, 2]
+    small = shrink_sparse(label, 4)
+    assert {(int(r), int(c)): int(small[r, c]) for r, c in np.argwhere(small != 255)} == {
+        (0, 0): 1,
+        (1, 2): 0,
+        (3, 3): 2,
+    }
+
+
+# --- prepare ---------------------------------------------------------------------------------------------------------
+
+
+def test_points_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A second prepare changes nothing, another seed all; training's index knows no mask."""
+    folder = make_workspace(tmp_path, labelled=4, data=POINTS)
+    run("prepare", folder)
+    _, paths = open_workspace(folder)
+    index = read_index(paths)
+    labelled = index[index["split"] == "labelled"]
+    assert labelled["points"].tolist() == [40] * 4
+    assert not labelled["mask"].any()
+    points = load_points(paths.points)
+    for image_id, own in points.groupby("image_id"):
+        mask = read_mask(paths.data / "dense" / f"{image_id}.png")
+        assert (mask[own["y"], own["x"]] == own["class"]).all()
+    coverage = pd.read_csv(paths.data / "coverage.csv")
+    assert coverage["labelled"].tolist() == [40] * 4, "folds are dealt by what the points show"
+    before = paths.points.read_bytes()
+    run("prepare", folder)
+    run("prepare", folder, "--set", "data.labels.points.judge=masks")
+    assert paths.points.read_bytes() == before
+    changed = ("--set", "data.labels.points.count=50")
+    message = fail_script("prepare", folder, *changed, monkeypatch=monkeypatch, capsys=capsys)
+    assert "data.labels.points.count: 40 -> 50" in message
+    run("prepare", folder, "--fresh")
+    assert paths.points.read_bytes() == before
+    run("prepare", folder, "--fresh", "--set", "data.labels.points.count=50")
+    more = load_points(paths.points)
+    assert more.groupby("image_id").head(40).reset_index(drop=True).equals(points), "40 of 50 are the same"
+    run("prepare", folder, "--fresh", "--set", "seed=1")
+    assert set(map(tuple, load_points(paths.points).to_numpy())) != set(map(tuple, points.to_numpy()))
+    run("prepare", folder, "--fresh", "--set", "data.labels.points=null")
+    assert not (paths.data / "dense").exists()
+    assert not paths.points.exists()
+
+
+def test_images_that_lose_their_label_keep_their_whole_mask_as_the_hidden_one(tmp_path: Path) -> None:
+    data = {"labels": {"points": {"count": 30}, "keep": 2}, "solution": "", "solution_of": "unlabelled"}
+    folder = make_workspace(tmp_path, labelled=4, data=data)
+    run("prepare", folder)
+    _, paths = open_workspace(folder)
+    hidden = sorted(path.stem for path in (paths.data / "solution").iterdir())
+    assert len(hidden) == 2
+    assert not set(hidden) & {path.stem for path in (paths.data / "dense").iterdir()}
+    assert not set(hidden) & set(load_points(paths.points)["image_id"])
+    assert (read_mask(paths.data / "solution" / f"{hidden[0]}.png") != 255).all()
+
+
+# --- learning --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_what_is_known_stays_as_it_is(task: str) -> None:
+    rng = np.random.default_rng(3)
+    classes = 1 if task == "binary" else 3
+    probabilities = rng.random((classes, 7, 9)).astype(np.float32)
+    truth = rng.choice(np.uint8([0, 1, 255]), (7, 9))
+    label, sure = rng.integers(0, max(2, classes), (7, 9)).astype(np.uint8), rng.random((7, 9)) < 0.5
+    got, got_sure, soft = keep_known(truth, label, sure, probabilities, task)
+    for place in np.ndindex(7, 9):
+        if truth[place] == 255:
+            assert (got[place], got_sure[place]) == (label[place], sure[place])
+            assert soft[:, *place].tolist() == probabilities[:, *place].tolist()
+        else:
+            assert (got[place], got_sure[place]) == (truth[place], True)
+            wanted = [float(truth[place])] if task == "binary" else [float(truth[place] == n) for n in range(3)]
+            assert soft[:, *place].tolist() == wanted
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    """A run on points from data to report: a warm-up and a round that learns its own images' unknown pixels."""
+    loss = {"dice": 0.0, "gated_crf": 0.1, "focal_gamma": 2.0, "class_weights": "frequency"}
+    folder = make_workspace(
+        tmp_path_factory.mktemp("points") / "whole",
+        data=POINTS,
+        train={"epochs": 1, "steps_per_epoch": 1, "loss": loss},
+        rounds=[{}, TAUGHT],
+        postprocess={"fit": False},
+    )
+    config, paths = open_workspace(folder)
+    with pytest.MonkeyPatch.context() as patch:  # evaluate.py's own processes would each load torch again
+        patch.setattr(
+            concurrent.futures, "ProcessPoolExecutor", lambda count, **_: concurrent.futures.ThreadPoolExecutor(1)
+        )
+        for script, *arguments in list_stages(config):
+            run(script.removesuffix(".py"), folder, *arguments)
+    return paths
+
+
+def test_teachers_label_the_unknown_pixels_of_training_images(done: Paths) -> None:
+    points = load_points(done.points)
+    for fold in (0, 1):
+        folds = pd.read_csv(done.folds, dtype={"image_id": str})
+        training = set(folds.loc[folds["fold"] != fold, "image_id"])
+        store = ProbabilityStore(done.probabilities(0, fold, "labelled", False))
+        assert set(store.image_ids) == training
+        made = pd.read_csv(done.pseudo(1, fold) / "index.csv", dtype={"image_id": str})
+        mine = made[made["image_id"].isin(training)]
+        assert set(mine["image_id"]) == training
+        assert not set(made["image_id"]) & set(folds.loc[folds["fold"] == fold, "image_id"])
+        assert mine["kept"].all()
+        for row in mine.to_dict("records"):
+            label = read_mask(done.resolve(row["mask"]))
+            own = points[points["image_id"] == row["image_id"]]
+            assert (label[own["y"], own["x"]] == own["class"]).all()
+            assert (label != 255).sum() > 40
+        assert seen_ids(done, 1, fold) == training
+
+
+def test_a_pseudo_label_of_the_own_fold_is_a_leak(done: Paths) -> None:
+    config, _ = open_workspace(done.root)
+    index = done.pseudo(1, 0) / "index.csv"
+    good, other = index.read_text(), (done.pseudo(1, 1) / "index.csv").read_text()
+    try:
+        index.write_text(other)
+        with pytest.raises(UserError, match="of its own fold was seen in training"):
+            gather_records(config, done, 1, 0)
+    finally:
+        index.write_text(good)
+
+
+def test_points_and_masks_both_judge(done: Paths) -> None:
+    scores = read_json(done.scores)
+    assert scores["judges"] == ["points", "masks"]
+    last = read_json(done.run(1, 0) / "manifest.json")["scores"]
+    assert {"dice", "masks_dice"} <= last.keys()
+    for row in scores["phases"]:
+        assert 0.0 <= row["other"] <= 1.0
+    # by hand: the first phase's masks
+    from metrics import dice_score
+
+    dices = []
+    for fold in (0, 1):
+        store = ProbabilityStore(done.probabilities(0, fold, "oof", False))
+        for image_id in store.image_ids:
+            truth = read_mask(done.data / "dense" / f"{image_id}.png")
+            dices.append(dice_score(truth, (store.read(image_id)[0] >= 0.5).astype(np.uint8)))
+    assert scores["phases"][0]["other"] == pytest.approx(np.mean(dices), abs=1e-6)
+    assert scores["phases"][0]["other"] != scores["phases"][0]["oof"]
+
+
+def test_masks_judge_where_they_are_asked_to(done: Paths) -> None:
+    from evaluate import list_phases, score_parts
+    from postprocess import starting_parameters
+
+    config, _ = open_workspace(done.root, "data.labels.points.judge=masks")
+    phase = list_phases(config, done, starting_parameters(config))[0]
+    scores = read_json(done.scores)["phases"][0]
+    assert score_parts(config, done, phase.oof)["dice"] == pytest.approx(scores["other"])
+
+
+def test_class_weights_are_saved_and_shown(done: Paths) -> None:
+    weights = read_json(done.run(0, 0) / "manifest.json")["class_weights"]
+    folds = pd.read_csv(done.folds, dtype={"image_id": str})
+    points = load_points(done.points)
+    own = points[points["image_id"].isin(folds.loc[folds["fold"] != 0, "image_id"])]["class"]
+    share = (own == 1).mean()
+    assert weights == pytest.approx({"background": 0.5 / (1 - share), "building": 0.5 / share}, rel=1e-5)
+    page = done.report.read_text()
+    assert "Class weights" in page
+    assert "<td>supervised</td><td>" in page
+
+
+def test_sheets_lie_beside_the_report(done: Paths) -> None:
+    curves, results = (cv2.imread(str(done.report.with_name(name))) for name in ("curves.png", "results.png"))
+    assert curves.shape[1] > 600
+    # image, truth, points, prediction: four columns of square pictures, six rows
+    assert results.shape[0] > results.shape[1]
+    assert results.std() > 20
+
+
+def test_the_consistency_pool_may_be_the_training_images(done: Paths) -> None:
+    joint = {"phase": "joint", "start": "previous", "consistency": {"pool": ["labelled"]}}
+    before = (done.root / "tiny.yaml").read_text()
+    path = write_config(done.root, data=POINTS, rounds=[{}, joint])
+    try:
+        config, _ = open_workspace(done.root)
+        sources, validation, _ = gather_records(config, done, 1, 0)
+    finally:
+        path.write_text(before)
+    own = {record.image_id for record in sources[0].records}
+    assert {record.image_id for record in sources[1].records} == own
+    assert all(record.points is None and not record.mask for record in sources[1].records)
+    assert not own & {record.image_id for record in validation}
+
+
+# --- new images ------------------------------------------------------------------------------------------------------
+
+
+GEO = [
+    (33550, "d", 3, (0.5, 0.5, 0.0), True),
+    (33922, "d", 6, (0.0, 0.0, 0.0, 368000.0, 5808000.0, 0.0), True),
+    (34735, "H", 8, (1, 1, 0, 1, 3072, 0, 1, 25833), True),  # ETRS89 / UTM 33N
+    (34737, "s", 0, "ETRS89|", True),
+]
+
+
+def write_photos(folder: Path) -> dict[str, tuple[int, int]]:
+    """Pictures of odd sizes and kinds; the (height, width) of each by its stem."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(folder / "a.png"), rng.integers(0, 255, (33, 47, 3), np.uint8))
+    cv2.imwrite(str(folder / "grey.JPG"), rng.integers(0, 255, (64, 20), np.uint8))
+    cv2.imwrite(str(folder / "long.jpeg"), rng.integers(0, 255, (20, 150, 3), np.uint8))
+    tifffile.imwrite(folder / "deep.tif", rng.integers(0, 65535, (40, 41, 3), np.uint16))
+    place = {"photometric": "rgb", "extratags": GEO}
+    tifffile.imwrite(folder / "map.tiff", rng.integers(0, 255, (70, 50, 3), np.uint8), **place)
+    (folder / "notes.txt").write_text("no picture")
+    return {"a": (33, 47), "grey": (64, 20), "long": (20, 150), "deep": (40, 41), "map": (70, 50)}
+
+
+def test_a_folder_of_any_pictures_becomes_masks(done: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import infer
+    from images import image_size
+    from index import ImageFile
+    from members import label_images
+
+    sizes = write_photos(tmp_path / "photos")
+    monkeypatch.setattr(infer, "AT_ONCE", 3)
+    folder, out = tmp_path / "photos", tmp_path / "photos_masks"
+    line = ["--config", str(done.root / "tiny.yaml"), "--workspace", str(done.root), "--images", str(folder)]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    infer.main(infer.make_infer_parser().parse_args([*line, "--overlay"]))
+    names = {f"{stem}_{kind}.png" for stem in sizes for kind in ("mask", "overlay")} | {"map_mask.tif"}
+    assert {path.name for path in out.iterdir()} == names
+    config, paths = open_workspace(done.root)
+    for stem, size in sizes.items():
+        mask = cv2.imread(str(out / f"{stem}_mask.png"))
+        assert mask.shape == (*size, 3)
+        assert cv2.imread(str(out / f"{stem}_overlay.png")).shape == (*size, 3)
+        assert set(np.unique(mask)) <= {0, 255}
+    path = folder / "map.tiff"
+    image = ImageFile("map", path, {}, "", "test", image_size(path))
+    ((_, label),) = label_images(config, paths, [image], tmp_path)
+    assert (cv2.imread(str(out / "map_mask.png"))[..., 0] == label * 255).all()
+    with tifffile.TiffFile(out / "map_mask.tif") as file:
+        page = file.pages.first
+        assert {code: page.tags[code].value for code, *_ in GEO} == {
+            code: value.rstrip("\0") if isinstance(value, str) else value for code, _, _, value, _ in GEO
+        }
+        assert (page.asarray() == label).all()
+        assert page.colormap[:, 1].tolist() == [65535] * 3
+    with pytest.raises(UserError, match="the images lie there"):
+        infer.label_folder(config, paths, folder, folder)
+    (folder / "a.jpg").write_bytes((folder / "grey.JPG").read_bytes())
+    with pytest.raises(UserError, match=r"a\.png: its mask would have the name of a\.jpg's"):
+        infer.label_folder(config, paths, folder, out)
+    with pytest.raises(UserError, match="no PNG, JPG or TIFF there"):
+        infer.label_folder(config, paths, done.root, out)
+
+
+def test_a_turned_geotiff_is_refused(tmp_path: Path) -> None:
+    from images import read_geo_tags
+
+    tags = [*GEO, (274, "H", 1, 6, True)]
+    tifffile.imwrite(tmp_path / "t.tif", np.zeros((4, 6), np.uint8), extratags=tags)
+    with pytest.raises(UserError, match="a GeoTIFF with an Orientation tag"):
+        read_geo_tags(tmp_path / "t.tif")
+
+
+# --- the sweep -------------------------------------------------------------------------------------------------------
+
+
+def test_a_density_sweep_ends_in_a_table_and_a_plot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import sys
+
+    from artifacts import TOP
+
+    monkeypatch.syspath_prepend(str(TOP / "bench"))
+    import compare_pseudo
+    import sweep_density
+
+    from cli import make_parser
+
+    folder, commands = make_workspace(tmp_path, labelled=4, train={"epochs": 3, "steps_per_epoch": 1}), []
+
+    def in_this_process(command: list[str], check: bool) -> None:
+        script, arguments = Path(command[1]).stem, command[2:]
+        places = [arguments.index(name) for name in ("--config", "--workspace")]
+        rest = [word for n, word in enumerate(arguments) if not any(n in (place, place + 1) for place in places)]
+        commands.append(script)
+        run(script, folder, *rest)
+
+    monkeypatch.setattr(compare_pseudo.subprocess, "run", in_this_process)
+    parser = make_parser(sweep_density.__doc__)
+    for name, kind in (("--points", str), ("--seeds", int)):
+        parser.add_argument(name, type=kind, nargs="+")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--epochs", type=int)
+    line = ["--config", str(folder / "tiny.yaml"), "--workspace", str(folder), "--epochs", "1", "--seeds", "0"]
+    sweep_density.main(parser.parse_args([*line, "--points", "20", "1%", "dense"]))
+    assert commands == ["prepare", "make_folds", "train", "predict"] * 3
+    table = capsys.readouterr().out
+    assert "dense" in table
+    assert "100.0000%" in table
+    rows = read_json(folder / "runs/tiny_density.json")
+    assert [row["an_image"] for row in rows] == [20.0, 41.0, 4096.0]
+    assert len(read_json(folder / "runs/tiny_20_seed0/round0/fold0/manifest.json")["train_ids"]) == 2
+    assert cv2.imread(str(folder / "reports/tiny/density.png")).shape[1] > 600
+    with pytest.raises(UserError, match="--points 0: give numbers"):
+        sweep_density.main(parser.parse_args([*line, "--points", "0"]))
+    assert "sweep_density" in sys.modules
