@@ -95,11 +95,18 @@ def median_times(contestants: dict[str, Callable], repeats: int) -> dict[str, fl
 
 
 def draw_blobs(shape: tuple[int, int], count: int) -> np.ndarray:
-    """A mask of smooth blobs with roughly `count` column-major runs."""
-    cell = max(4, shape[0] * shape[1] // (4 * count))  # pixels from one random value to the next
-    grid = [max(2, round(side / cell) + 1) for side in shape]
-    noise = np.random.default_rng(count).random(grid, dtype=np.float32)
-    return (cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_CUBIC) > 0.5).astype(np.uint8)
+    """A mask of smooth blobs with `count` column-major runs, or as near as blobs of a whole size come."""
+    low, high, best = 2, max(shape), (np.inf, np.zeros(shape, np.uint8))
+    while low <= high:
+        cell = (low + high) // 2  # pixels from one random value to the next
+        grid = [max(2, round(side / cell) + 1) for side in shape]
+        noise = np.random.default_rng(count).random(grid, dtype=np.float32)
+        mask = (cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_CUBIC) > 0.5).astype(np.uint8)
+        found = rle.mask_runs(mask)[0].size
+        if abs(found - count) < best[0]:
+            best = (abs(found - count), mask)
+        low, high = (cell + 1, high) if found > count else (low, cell - 1)
+    return best[1]
 
 
 def kernel_encode(mask: np.ndarray) -> str:
