@@ -4,9 +4,9 @@
 
 Each seed keeps other labels, makes other folds and other weights. Both arms train fold 0 for the same number of steps:
 "pseudo-labels" as the config's rounds up to the first with pseudo-labels say, "supervised" on real labels alone in one
-schedule as long as all of them. Both predict plainly; both are scored on the fold held out and on the pool, whose
-labels neither arm has seen. At the config's own seed, what its own run has done already is taken from there.
-Prints a table and writes it to runs/compare_pseudo.json.
+schedule as long as all of them. Both predict plainly, with postprocessing fitted on the fold held out; both are scored
+there, nested, and on the pool, whose labels neither arm has seen. At the config's own seed, what its own run has done
+already is taken from there. Prints a table and writes it to runs/compare_pseudo.json.
 """
 
 import argparse
@@ -73,21 +73,24 @@ def run_arm(args: argparse.Namespace, overrides: list[str], rounds: int) -> None
 
 
 def score_arm(args: argparse.Namespace, overrides: list[str], round: int) -> dict[str, float]:
-    """Plain predictions of fold 0's model: on its own fold, and on the hidden labels."""
-    from postprocess import starting_parameters, to_label
+    """Plain predictions of fold 0's model, on its own fold (nested over two halves) and on the hidden labels.
+
+    Postprocessing is fitted on the arm's own fold: the arms' probabilities lean differently, and at fixed thresholds
+    that alone would decide between them.
+    """
+    from fitting import fit_parameters
+    from postprocess import to_label
     from predictions import read_hidden, read_oof
     from scoring import score_pairs
 
     config = load_config(args.config, overrides)
-    paths, start = Paths(args.workspace, config.name), starting_parameters(config)
+    paths = Paths(args.workspace, config.name)
     oof, hidden = (paths.probabilities(round, 0, split, False) for split in ("oof", config.data.solution_of))
-    scored = {"out of fold": read_oof(paths, oof, 0), "hidden": read_hidden(paths, hidden)}
-    return {
-        name: score_pairs(config, ((truth, to_label(answer, config.task, start)) for _, truth, answer in images))[
-            config.metric
-        ]
-        for name, images in scored.items()
-    }
+    held_out = enumerate(read_oof(paths, oof, 0))
+    fitted = fit_parameters(config, ((place % 2, truth, answer) for place, (_, truth, answer) in held_out))
+    images = read_hidden(paths, hidden)
+    pairs = ((truth, to_label(answer, config.task, fitted.parameters)) for _, truth, answer in images)
+    return {"out of fold": fitted.nested, "hidden": score_pairs(config, pairs)[config.metric]}
 
 
 def print_table(rows: list[dict], metric: str) -> None:
