@@ -51,7 +51,7 @@ def write_dubai(root: Path, colours: list[Any]) -> None:
         for part in (1, 2, 3):
             mask = draw_blocks((64, 90), [*colours, (155, 155, 155)], 10 * tile + part)
             for kind, ending, pixels in (("images", "jpg", mask // 2), ("masks", "png", mask[..., ::-1])):
-                path = root / f"Tile {tile}/{kind}/image_part_00{part}.{ending}"
+                path = root / f"Semantic segmentation dataset/Tile {tile}/{kind}/image_part_00{part}.{ending}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if kind == "images" or part < 3:  # the third masks were held back
                     cv2.imwrite(str(path), np.ascontiguousarray(pixels))
