@@ -278,6 +278,11 @@ class Predict(Section):
     # score the centre crops of this side too, predicted from themselves alone; training is then judged by these
     patch: Positive | None = None
 
+    @property
+    def augments(self) -> bool:
+        """Whether there is any test-time augmentation: views or scales."""
+        return self.tta != "none" or self.scales != (1.0,)
+
 
 class Ensemble(Section):
     mean: Literal["arithmetic", "geometric"] = "arithmetic"

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def ensemble_stage(config: Config, paths: Paths) -> Stage:
-    splits, tta = ["oof", *blended_splits(config)], config.predict.tta != "none"
+    splits, tta = ["oof", *blended_splits(config)], config.predict.augments
     stores = [
         paths.probabilities(round, fold, split, tta).with_suffix(".json")
         for round in member_rounds(config)
@@ -86,7 +86,7 @@ def sample_pixels(config: Config, paths: Paths, rounds: list[int], fold: int) ->
 
     table = read_index(paths)
     points = load_points(paths.points) if table["points"].any() else None
-    tta = config.predict.tta != "none"
+    tta = config.predict.augments
     stores = [ProbabilityStore(paths.probabilities(round, fold, "oof", tta)) for round in rounds]
     records = make_records(table[table["image_id"].isin(stores[0].image_ids)], points)
     if judged_by_masks(config):
@@ -149,7 +149,7 @@ def fit_weights(answers: "np.ndarray", mean: str) -> "np.ndarray":
 def write_oof(config: Config, paths: Paths, rounds: list[int], nested: dict[int, "np.ndarray"]) -> None:
     from stores import ProbabilityStore, ProbabilityWriter
 
-    tta = config.predict.tta != "none"
+    tta = config.predict.augments
     with ProbabilityWriter(paths.ensemble("oof")) as writer:
         for fold, weights in nested.items():
             stores = [ProbabilityStore(paths.probabilities(round, fold, "oof", tta)) for round in rounds]
@@ -158,7 +158,7 @@ def write_oof(config: Config, paths: Paths, rounds: list[int], nested: dict[int,
 
 
 def write_split(config: Config, paths: Paths, rounds: list[int], weights: "np.ndarray", split: str) -> None:
-    tta = config.predict.tta != "none"
+    tta = config.predict.augments
     places = [(round, fold) for round in rounds for fold in range(config.folds.count)]
     members = [paths.probabilities(round, fold, split, tta) for round, fold in places]
     write_blend(config, members, weights, paths.ensemble(split))

@@ -163,7 +163,7 @@ def list_phases(config: Config, paths: Paths, start: "Parameters") -> list[Phase
         phases.append(phase(name, round, False))
         if config.predict.patch:
             phases.append(phase(f"{name}, patches", round, False, config.predict.patch))
-    if config.predict.tta != "none":
+    if config.predict.augments:
         phases.append(phase("+ TTA", last, True))
     oof = tuple(Part(paths.ensemble("oof"), start, fold, dense) for fold in folds)
     return [*phases, Phase("+ ensemble", last, oof, (Part(paths.ensemble(split), start, None),))]

@@ -36,23 +36,32 @@ class Predictor:
     device: torch.device
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     tta: bool = False
+    plain_too: bool = False  # beside TTA: the one view that is as the image is
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """`(N, C, H, W) float32` → probabilities `(N, K, H, W) float32`, averaged over views and scales."""
+        """`(N, C, H, W) float32` → probabilities `(N, K, H, W) float32`, averaged over views and scales.
+
+        With `plain_too` it is `(N, 2K, H, W)`: the plain answer's K channels, then those of the mean.
+        """
         images = images.to(self.device, non_blocking=True)
         scales = self.settings.scales if self.tta else (1.0,)
         views = tta_views(self.settings.tta if self.tta else "none")
-        total = torch.zeros(())
+        total, plain = torch.zeros(()), None
         for scale in scales:
             scaled = images if scale == 1.0 else _rescale(images, scale)
             answer = torch.zeros(())
-            for view in views:
-                answer = answer + view.deaugment_mask(self._probabilities(view.augment_image(scaled)))
+            for number, view in enumerate(views):
+                one = view.deaugment_mask(self._probabilities(view.augment_image(scaled)))
+                plain = one if scale == 1.0 and number == 0 else plain
+                answer = answer + one
             if answer.shape[-2:] != images.shape[-2:]:
                 answer = functional.interpolate(answer, images.shape[-2:], mode="bilinear", antialias=scale > 1.0)
             total = total + answer
-        return total / (len(scales) * len(views))
+        mean = total / (len(scales) * len(views))
+        if not self.plain_too:
+            return mean
+        return torch.cat([self._probabilities(images) if plain is None else plain, mean], dim=1)
 
     def _probabilities(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]

@@ -7,6 +7,7 @@ The same steps predict the test set stage by stage (predict.py, ensemble.py, mak
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,9 @@ def checkpoint_file(config: Config, paths: Paths, round: int, fold: int) -> Path
     return paths.run(round, fold) / f"{config.rounds[round].train.select}.pt"
 
 
-def open_predictor(config: Config, paths: Paths, round: int, fold: int, tta: bool) -> "Predictor":
+def open_predictor(
+    config: Config, paths: Paths, round: int, fold: int, tta: bool, plain_too: bool = False
+) -> "Predictor":
     """Raises UserError where the fold is not trained, or for other images, classes or another model."""
     from engine import load_weights, make_predictor
     from models import build_model
@@ -42,7 +45,7 @@ def open_predictor(config: Config, paths: Paths, round: int, fold: int, tta: boo
     checkpoint = checkpoint_file(config, paths, round, fold)
     model = build_model(config.model, config.image.channels, config.channels, with_weights=False)
     load_weights(model, load_checkpoint(checkpoint)["model"], checkpoint)
-    return make_predictor(model, config, config.rounds[round].train, best_device(), tta)
+    return make_predictor(model, config, config.rounds[round].train, best_device(), tta, plain_too)
 
 
 def check_training(config: Config, folder: Path) -> None:
@@ -53,17 +56,19 @@ def check_training(config: Config, folder: Path) -> None:
         raise UserError(f"{folder}: trained with other settings ({shown}); put them back, or train with --fresh")
 
 
-def write_store(
+def write_stores(
     config: Config,
     paths: Paths,
     predictor: "Predictor",
     images: Sequence[tuple[str, str]],
-    store: Path,
+    stores: Sequence[Path],
     title: str,
     patch: int | None = None,
 ) -> None:
     """Stream images, `(image_id, path)`, or their centres of side `patch`, through the predictor into a store, with a
-    progress bar."""
+    progress bar. A predictor with `plain_too` fills two stores, of plain answers and of TTA, while it looks at each
+    image once."""
+    import numpy as np
     from tqdm import tqdm
 
     from engine import read_inputs
@@ -71,15 +76,18 @@ def write_store(
     from stores import ProbabilityWriter
 
     sinks = {}
-    with (
-        ProbabilityWriter(store) as writer,
-        tqdm(total=len(images), desc=title, leave=False, dynamic_ncols=True) as progress,
-    ):
-        for image_id, shape, top, band in predict_images(predictor, read_inputs(config, paths, images, patch)):
+    with ExitStack() as stack:
+        writers = [stack.enter_context(ProbabilityWriter(store)) for store in stores]
+        progress = stack.enter_context(tqdm(total=len(images), desc=title, leave=False, dynamic_ncols=True))
+        for image_id, (channels, height, width), top, band in predict_images(
+            predictor, read_inputs(config, paths, images, patch)
+        ):
             if image_id not in sinks:
-                sinks[image_id] = writer.create(image_id, shape)
-            sinks[image_id].write(top, band)
-            if top + band.shape[1] == shape[1]:
+                shape = (channels // len(stores), height, width)
+                sinks[image_id] = [writer.create(image_id, shape) for writer in writers]
+            for sink, answer in zip(sinks[image_id], np.split(band, len(stores)), strict=True):
+                sink.write(top, answer)
+            if top + band.shape[1] == height:
                 del sinks[image_id]
                 progress.update()
     print(f"{title}: {len(images)} images")
@@ -148,9 +156,9 @@ def label_images(
     inputs, stores = [(image.image_id, str(image.path.absolute())) for image in images], []
     for round in member_rounds(config):
         for fold in range(config.folds.count):
-            predictor = open_predictor(config, paths, round, fold, config.predict.tta != "none")
+            predictor = open_predictor(config, paths, round, fold, config.predict.augments)
             stores.append(scratch / f"round{round}_fold{fold}.zarr")
-            write_store(config, paths, predictor, inputs, stores[-1], f"round {round} fold {fold}")
+            write_stores(config, paths, predictor, inputs, stores[-1:], f"round {round} fold {fold}")
     write_blend(config, stores, weights, scratch / "ensemble.zarr")
     blended = ProbabilityStore(scratch / "ensemble.zarr")
     for image in images:

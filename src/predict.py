@@ -7,12 +7,14 @@ Writes a probability store for each purpose, and one more with test-time augment
 """
 
 import argparse
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from artifacts import PATCHES, Paths, Stage, stage_settings
 from cli import chosen_folds, make_parser, open_config, run_script
 from config import Config
-from members import open_predictor, write_store
+from members import open_predictor, write_stores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
     for fold in chosen_folds(args, config):
-        for split, tta in needed_stores(config, args.round):
-            predict_split(config, paths, args.round, fold, split, tta, args.fresh)
+        for split, ways in groupby(needed_stores(config, args.round), key=itemgetter(0)):
+            predict_split(config, paths, args.round, fold, split, [tta for _, tta in ways], args.fresh)
 
 
 def needed_stores(config: Config, round: int) -> list[tuple[str, bool]]:
@@ -42,7 +44,7 @@ def needed_stores(config: Config, round: int) -> list[tuple[str, bool]]:
         if one.pseudo and (later == round + 1 or (later > round and one.pseudo.teachers == "all")):
             stores |= {(split, one.pseudo.tta) for split in ("oof", *one.pseudo.pool)}
     if round == len(config.rounds) - 1 or config.ensemble.rounds == "all":
-        stores |= {(split, config.predict.tta != "none") for split in (*scored, "test")}
+        stores |= {(split, config.predict.augments) for split in (*scored, "test")}
     return sorted(stores)
 
 
@@ -55,19 +57,28 @@ def predict_stage(config: Config, paths: Paths, round: int, fold: int, split: st
     return Stage(store.with_suffix(".json"), settings, inputs)
 
 
-def predict_split(config: Config, paths: Paths, round: int, fold: int, split: str, tta: bool, fresh: bool) -> None:
-    """Write one store, unless it is there already or there is nothing to predict."""
-    stage = predict_stage(config, paths, round, fold, split, tta)
-    if stage.done(fresh):
-        print(f"round {round} fold {fold} {split}{' with TTA' if tta else ''}: predicted already")
+def predict_split(
+    config: Config, paths: Paths, round: int, fold: int, split: str, ways: list[bool], fresh: bool
+) -> None:
+    """Write the stores of a split, plain, with TTA or both in one pass, unless they are there already."""
+    todo = {}
+    for tta in ways:
+        stage = predict_stage(config, paths, round, fold, split, tta)
+        if stage.done(fresh):
+            print(f"round {round} fold {fold} {split}{' with TTA' if tta else ''}: predicted already")
+        else:
+            todo[tta] = stage
+    if not todo:
         return
     table = split_rows(paths, fold, split)
     images = list(zip(table["image_id"], table["image"], strict=True))
-    title = f"round {round} fold {fold} {split}{' with TTA' if tta else ''}"
-    store = paths.probabilities(round, fold, split, tta)
+    named = {(False,): "", (True,): " with TTA", (False, True): ", plain and with TTA"}[tuple(todo)]
+    predictor = open_predictor(config, paths, round, fold, True in todo, plain_too=len(todo) == 2)
+    stores = [paths.probabilities(round, fold, split, tta) for tta in todo]
     patch = config.predict.patch if split.endswith(PATCHES) else None
-    write_store(config, paths, open_predictor(config, paths, round, fold, tta), images, store, title, patch)
-    stage.finish(images=len(images))
+    write_stores(config, paths, predictor, images, stores, f"round {round} fold {fold} {split}{named}", patch)
+    for stage in todo.values():
+        stage.finish(images=len(images))
 
 
 def split_rows(paths: Paths, fold: int, split: str) -> "pd.DataFrame":

@@ -168,6 +168,13 @@ def test_a_missing_file_names_those_there_are(path: Path) -> None:
         load_config(path.with_name("none.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("predict", "augments"), [({}, True), ({"tta": "none"}, False), ({"tta": "none", "scales": [0.75, 1.0]}, True)]
+)
+def test_scales_alone_are_test_time_augmentation(predict: dict, augments: bool) -> None:
+    assert parse_config({"name": "fields", "predict": predict}).predict.augments == augments
+
+
 def test_what_the_network_puts_out_and_what_chooses() -> None:
     several = {"name": "a", "classes": ["x", "y", "z"]}
     kinds = [{"name": "a"}, {"name": "a", "task": "instances"}]

@@ -30,7 +30,7 @@ FLOORS = (
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 SCRIPTS = set(FLOORS[-1].split())
 LONGEST_FILE, LONGEST_FUNCTION = 350, 80
-LONGER = {"config.py": 510}  # the schema is one file, read from top to bottom
+LONGER = {"config.py": 520}  # the schema is one file, read from top to bottom
 
 FILES = sorted(SRC.glob("*.py"))
 SCRIPT_FILES = [path for path in FILES if path.stem in SCRIPTS]

@@ -167,6 +167,21 @@ def test_scales_are_averaged_at_the_images_size() -> None:
     assert predictor.model.shapes == [(1, 1, 64, 128)]
 
 
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0), (0.5, 1.5)])
+def test_the_plain_answer_comes_along_with_tta(scales: tuple[float, ...]) -> None:
+    settings = Predict(window=64, tta="flips", scales=scales)
+    network = Network(lambda images: images.cumsum(-1))  # minds where things are
+    plain, tta, both = (
+        Predictor(network, settings, "sigmoid", CPU, "fp32", tta, plain_too)
+        for tta, plain_too in ((False, False), (True, False), (True, True))
+    )
+    images = torch.from_numpy(np.stack([random_image(32, 64, seed=number) for number in range(3)]))
+    expected = torch.cat([plain(images), tta(images)], dim=1)
+    network.shapes.clear()
+    assert torch.equal(both(images), expected)
+    assert len(network.shapes) == 4 * len(scales) + (1.0 not in scales)
+
+
 def test_softmax_sums_to_one() -> None:
     predictor = Predictor(Network(lambda images: images), Predict(window=64), "softmax", CPU, "fp32")
     answer = predictor(torch.from_numpy(random_image(32, 32, channels=4))[None])
