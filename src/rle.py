@@ -9,12 +9,12 @@ gives an array or raises one ValueError; what it allocates is bounded by the ima
 """
 
 import base64
-import functools
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from digits import join_columns, parse_columns, shorten
 from runs import (
     Runs,
     Shape,
@@ -61,7 +61,6 @@ __all__ = [
     "unflatten",
 ]
 
-_DIGITS_AND_SPACE = b"0123456789 "
 _MAX_CHARACTERS = 7  # of one COCO count: 35 bits
 
 
@@ -81,7 +80,7 @@ def join_runs(runs: Runs, base: int = 1, relative: bool = False) -> str:
         starts[0] += base
     else:
         starts = starts + base
-    return _join(starts, lengths)
+    return join_columns(starts, lengths)
 
 
 def decode(text: str, shape: Shape, order: str = "F", base: int = 1, relative: bool = False) -> np.ndarray:
@@ -95,7 +94,7 @@ def parse_runs(text: str, size: int, base: int = 1, relative: bool = False) -> R
     Raises ValueError where the text is not whole pairs of plain integers, a run has no length or leaves the image, or
     starts do not ascend or runs overlap. Runs that touch are fine.
     """
-    starts, lengths = _parse_columns(text, 2, size)
+    starts, lengths = parse_columns(text, 2, size)
     if relative and starts.size:
         starts = np.cumsum(starts + lengths) - lengths
     return _check_runs(starts - base, lengths, size)
@@ -110,7 +109,7 @@ def encode_start_length_value(labels: np.ndarray, order: str = "C", base: int = 
     """(H, W) integer map → "start length value ..." over the pixels that are not 0; "" where there are none."""
     starts, lengths, values = find_runs(labels, order)
     inside = values != 0
-    return _join(starts[inside] + base, lengths[inside], values[inside])
+    return join_columns(starts[inside] + base, lengths[inside], values[inside])
 
 
 def decode_start_length_value(
@@ -121,7 +120,7 @@ def decode_start_length_value(
     Raises ValueError as `parse_runs` does, and for a value of 0 or one that `dtype` cannot hold.
     """
     size = shape[0] * shape[1]
-    starts, lengths, values = _parse_columns(text, 3, max(size, np.iinfo(dtype).max))
+    starts, lengths, values = parse_columns(text, 3, max(size, np.iinfo(dtype).max))
     starts, lengths = _check_runs(starts - base, lengths, size)
     if values.size and (values.min() < 1 or values.max() > np.iinfo(dtype).max):
         raise ValueError(f"a value is not in 1 ... {np.iinfo(dtype).max}")
@@ -133,7 +132,7 @@ def decode_start_length_value(
 def encode_count_value(labels: np.ndarray, order: str = "C") -> str:
     """(H, W) integer map → "count value count value ..." over every pixel, 0 included."""
     _, lengths, values = find_runs(labels, order)
-    return _join(lengths, values)
+    return join_columns(lengths, values)
 
 
 def decode_count_value(text: str, shape: Shape, order: str = "C", dtype: type[np.integer] = np.uint8) -> np.ndarray:
@@ -143,7 +142,7 @@ def decode_count_value(text: str, shape: Shape, order: str = "C", dtype: type[np
     0, and a value that `dtype` cannot hold.
     """
     size, largest = shape[0] * shape[1], np.iinfo(dtype).max
-    counts, values = _parse_columns(text, 2, max(size, largest))
+    counts, values = parse_columns(text, 2, max(size, largest))
     if counts.size and counts.min() < 1:
         raise ValueError("a run has no length")
     if counts.sum() != size:
@@ -205,7 +204,7 @@ def parse_coco(text: str, size: int) -> Runs:
     """
     digits = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
     if digits.size == 0 or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
-        raise ValueError(f"not COCO counts: {_shown(text)}")
+        raise ValueError(f"not COCO counts: {shorten(text)}")
     ends = np.flatnonzero(digits & 32 == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
     widths = ends - starts + 1
@@ -245,7 +244,7 @@ def parse_coco_zlib(text: str, size: int) -> Runs:
         # a pixel costs at most two characters; a longer stream is a bomb, and is never unpacked whole
         counts = unpacker.decompress(base64.b64decode(text, validate=True), 2 * size + 64)
     except (ValueError, zlib.error) as error:
-        raise ValueError(f"not base64 of a zlib stream ({error}): {_shown(text)}") from None
+        raise ValueError(f"not base64 of a zlib stream ({error}): {shorten(text)}") from None
     if not unpacker.eof or unpacker.unused_data:
         raise ValueError("the zlib stream is cut short or longer than the image needs")
     return parse_coco(counts.decode("latin-1"), size)
@@ -275,20 +274,6 @@ def _runs_of_counts(counts: np.ndarray, size: int) -> Runs:
     return starts[lengths > 0], lengths[lengths > 0]
 
 
-def _parse_columns(text: str, width: int, largest: int) -> tuple[np.ndarray, ...]:
-    """Plain integers parted by spaces, in rows of `width` → int64 columns. Raises ValueError."""
-    raw = text.encode("utf-8", "replace")
-    if raw.translate(None, _DIGITS_AND_SPACE):
-        raise ValueError(f"only digits and spaces may stand in a run-length text: {_shown(text)}")
-    # a number past int64 is read as the largest one, so the check below finds it
-    numbers = np.fromstring(raw, dtype=np.int64, sep=" ") if raw.strip() else np.empty(0, np.int64)
-    if numbers.size % width:
-        raise ValueError(f"{numbers.size} integers are not whole groups of {width}: {_shown(text)}")
-    if numbers.size and numbers.max() > largest:
-        raise ValueError(f"{numbers.max()} lies beyond the image or the values allowed ({largest})")
-    return tuple(numbers.reshape(-1, width).T)
-
-
 def _check_runs(starts: np.ndarray, lengths: np.ndarray, size: int) -> Runs:
     ends = starts + lengths
     if not starts.size or (
@@ -303,33 +288,3 @@ def _check_runs(starts: np.ndarray, lengths: np.ndarray, size: int) -> Runs:
     )
     wrong, what = next(fault for fault in faults if fault[0].any())
     raise ValueError(f"run {int(wrong.argmax()) + 1} {what}")
-
-
-def _join(*columns: np.ndarray) -> str:
-    """Columns of integers, none below 0 → their rows, parted by spaces."""
-    numbers = np.stack(columns, axis=1).ravel()
-    if numbers.size < 100 or numbers.max() >= 2**32:
-        return " ".join(map(str, numbers.tolist()))
-    # four digits at a time from a table; what stands before the first digit is a zero byte and is dropped
-    whole, short = _four_digits()
-    words, rest = [np.full(numbers.size, ord(" "), "<u4")], numbers.astype(np.uint32)
-    while len(words) == 1 or rest.any():
-        high = rest // 10_000
-        low = rest - high * 10_000
-        word = np.where(high > 0, whole[low], short[low])
-        words.append(word if len(words) == 1 else np.where(rest > 0, word, 0))
-        rest = high
-    return np.stack(words[::-1], axis=1).astype("<u4").tobytes().translate(None, b"\0")[:-1].decode("ascii")
-
-
-@functools.cache
-def _four_digits() -> tuple[np.ndarray, np.ndarray]:
-    """0 ... 9999 as four bytes of digits: with leading zeros, and with zero bytes in their place."""
-    numbers, places = np.arange(10_000)[:, None], np.array([1000, 100, 10, 1])
-    digits = (numbers // places % 10 + ord("0")).astype(np.uint8)
-    short = np.where((numbers >= places) | (places == 1), digits, 0).astype(np.uint8)
-    return digits.view("<u4").ravel(), short.view("<u4").ravel()
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 24 else text[:21] + "...")

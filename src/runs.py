@@ -47,13 +47,14 @@ def mask_runs(mask: np.ndarray, order: str = "F") -> Runs:
 
     Goes through the mask in strips: beside it, only its edges are in memory.
     """
-    edges, end, last = [np.empty(0, np.int64)], 0, False
+    edges, end, last = [], 0, False
     for strip in _strips(mask, order):
-        edges.append(_changes(strip, last) + end)
-        end, last = end + strip.size, strip[-1] != 0
-    if last:
-        edges.append([end])
-    starts, ends = np.concatenate(edges).reshape(-1, 2).T
+        edges.append(_changes(strip, last))
+        edges[-1] += end
+        end, last = end + strip.size, bool(strip[-1])
+    # a run that the mask's end cuts off ends there
+    pairs = np.concatenate([*edges, np.full(int(last), end)]).reshape(-1, 2)
+    starts, ends = pairs[:, 0], pairs[:, 1]
     return starts, ends - starts
 
 
@@ -119,17 +120,19 @@ def _strips(array: np.ndarray, order: str) -> Iterator[np.ndarray]:
 def _changes(strip: np.ndarray, last: bool) -> np.ndarray:
     """Where a flat strip turns from 0 to something or back, `last` standing before it; int64, ascending.
 
-    Eight pixels to a byte: a byte is compared with itself a pixel later, and only bytes that differ are looked into.
+    64 pixels to a word: a word is compared with itself a pixel later, and only bytes that differ are looked into.
     """
-    packed = np.packbits(strip if strip.dtype == np.uint8 else strip != 0)
-    before = packed >> 1
-    before[1:] |= packed[:-1] << 7
-    before[0] |= int(last) << 7
-    changed = packed ^ before
-    places = np.flatnonzero(changed != 0)
-    bits = np.flatnonzero(np.unpackbits(changed[places]).view(bool))
+    packed = np.packbits(strip if strip.dtype == np.uint8 else strip != 0, bitorder="little")
+    words = np.zeros(-(-strip.size // 64), "<u8")
+    words.view(np.uint8)[: packed.size] = packed
+    changed = words ^ (words << np.uint64(1))
+    changed[1:] ^= words[:-1] >> np.uint64(63)
+    changed[0] ^= np.uint64(last)
+    in_bytes = changed.view(np.uint8)
+    places = np.flatnonzero(in_bytes != 0)  # of what is bool NumPy finds it ten times as fast
+    bits = np.flatnonzero(np.unpackbits(in_bytes[places], bitorder="little").view(bool))
     found = 8 * places[bits >> 3] + (bits & 7)
-    # the last byte is filled up with 0
+    # the last word is filled up with 0
     return found[:-1] if found.size and found[-1] == strip.size else found
 
 

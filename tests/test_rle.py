@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 import rle
 import runs
+from digits import join_columns
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "formats" / "vectors"
 SHAPES = st.tuples(st.integers(0, 9), st.integers(0, 9))
@@ -153,12 +154,18 @@ def test_large_masks_go_through_strips(order, seed, shape):
 
 @few
 @given(
-    st.lists(st.integers(0, 12) | st.integers(0, 2**40) | st.sampled_from([9999, 10_000, 10**8, 2**32 - 1]), min_size=1)
+    st.lists(
+        st.integers(0, 12)
+        | st.integers(0, 2**40)
+        | st.sampled_from([9999, 10_000, 10**7 - 1, 10**7, 10**14 - 1, 10**14]),
+        min_size=1,
+    ),
+    st.sampled_from([10**7 - 1, 10**14 - 1, 2**62]),
 )
-def test_numbers_are_written_as_python_writes_them(numbers):
-    for array in (np.array(numbers), np.resize(np.minimum(numbers, 2**32 - 1), 120), np.resize(numbers, 120)):
-        assert rle._join(array) == " ".join(map(str, array.tolist()))
-        assert rle._join(array, array) == " ".join(f"{one} {one}" for one in array.tolist())
+def test_numbers_are_written_as_python_writes_them(numbers, largest):
+    for array in (np.minimum(numbers, largest), np.resize(np.minimum(numbers, largest), 120)):
+        assert join_columns(array) == " ".join(map(str, array.tolist()))
+        assert join_columns(array, array) == " ".join(f"{one} {one}" for one in array.tolist())
 
 
 def test_a_mask_is_encoded_without_a_second_copy():
