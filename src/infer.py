@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from artifacts import Paths, raw_data, sample_file
 from cli import make_parser, open_config, run_script
-from config import Config, load_config
+from config import Config
 from errors import UserError
+from settings import load_config
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,8 +21,10 @@ from accelerate.state import AcceleratorState
 
 from artifacts import TOP, Paths, read_json
 from cli import make_parser, run_script
-from config import Config, load_config, merge
+from config import Config
+from errors import UserError
 from scenes import write_competition
+from settings import load_config, merge, parse_config
 
 SRC = TOP / "src"
 NAME = "tiny"
@@ -65,6 +67,15 @@ def make_workspace(folder: Path, *, seed: int = 0, labelled: int = 8, size: int 
     write_competition(folder / "raw", seed, labelled=labelled, unlabelled=6, test=4, size=size)
     write_config(folder, **values)
     return folder
+
+
+def config_fault(values: dict[str, Any]) -> str:
+    """The one line that values no config may have end in."""
+    with pytest.raises(UserError) as caught:
+        parse_config({"name": "fields"} | values)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def prepare_data(folder: Path) -> Path:

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from config import TASK_METRICS, Config, parse_config
+from config import TASK_METRICS, Config
 from fitting import THRESHOLDS, fit_parameters
 from matching import instance_iou, instance_precision
 from metrics import dice_score
 from postprocess import Parameters, to_label
 from scoring import score_pairs
+from settings import parse_config
 
 Images = list[tuple[int, np.ndarray, np.ndarray]]
 CLASSES = {"binary": ["a"], "multiclass": ["a", "b", "c"], "multilabel": ["a", "b"], "instances": ["a"]}

@@ -15,7 +15,7 @@ import yaml
 import make_report as script
 from artifacts import Paths, write_json
 from cli import make_parser
-from config import TASK_METRICS, load_config
+from config import TASK_METRICS
 from errors import UserError
 from images import write_mask
 from pictures import (
@@ -29,6 +29,7 @@ from pictures import (
     plot_curves,
     show_image,
 )
+from settings import load_config
 from sheets import best_middle_worst
 from stores import ProbabilityWriter
 

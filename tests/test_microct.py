@@ -14,13 +14,13 @@ from test_satellite import shrink
 
 import microct
 from artifacts import TOP, load_checkpoint, read_json
-from config import load_config
 from errors import UserError
 from images import read_image, read_mask
 from index import read_index
 from list_stages import list_stages
 from microct import draw_slice, write_competition
 from models import build_model
+from settings import load_config
 
 CONFIG = "configs/microct_mean_teacher.yaml"
 CONFIGS = (CONFIG, "configs/microct_dsb.yaml", "configs/originals/microct_mean_teacher.yaml",

@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifacts import Paths, read_json
-from config import DrawnPoints, parse_config
+from config import DrawnPoints
 from errors import UserError
 from images import read_mask
 from index import read_index
 from list_stages import list_stages
 from points import join_points, load_points, rasterise, sample_points
 from pseudo import keep_known
+from settings import parse_config
 from stores import ProbabilityStore
 from train import gather_records
 from transforms import shrink_sparse

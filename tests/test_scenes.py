@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import scenes
-from config import load_config
 from districts import DISTRICTS
 from errors import UserError
 from rle import decode
 from scenes import draw_scene, write_competition
+from settings import load_config
 
 SMALL = {"labelled": 14, "unlabelled": 7, "test": 8, "size": 64}
 FOLDERS = {"train": 14, "unlabelled": 7, "test": 8}
