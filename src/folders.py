@@ -18,8 +18,8 @@ import rle
 from config import IGNORE_INDEX, ArchiveFormat, TableFormat
 from detections import cut_instances, read_instances
 from errors import UserError
-from formats import Detections, resize_label
-from images import TIFF, image_size, read_label_file
+from formats import Detections
+from images import TIFF, image_size, read_label_file, resize_label
 from index import fill, find_files
 from tables import INSTANCES, VALUED, Size, class_field
 

@@ -1,7 +1,6 @@
 """The micro-CT system: its generated slices, its files, its centre crops, and its mean teacher."""
 
 import concurrent.futures
-import hashlib
 from pathlib import Path
 
 import cv2
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from helpers import open_workspace, run
+from helpers import hashes, open_workspace, run
 from test_satellite import shrink
 
 import microct
@@ -34,11 +33,6 @@ def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("microct") / "raw"
     write_competition(folder, 3, **SMALL)
     return folder
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 # --- the generator ---------------------------------------------------------------------------------------------------
