@@ -140,7 +140,8 @@ class Model(Section):
     encoder: str = "tu-tf_efficientnet_lite0"
     # "auto" looks in a package on this machine, the hub's cache, the hub; a path is a file or folder; "none" is random
     weights: str = "auto"
-    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)  # a PlainUnet's own widths, from the bottom up
+    # a PlainUnet's own widths, from the bottom up: it halves the side at each but one
+    decoder_channels: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=6)] = (256, 128, 64, 32, 16)
     norm: Literal["batch", "group", "instance"] = "batch"
     dropout: Share = 0.0
     freeze_encoder_stages: Annotated[int, Field(ge=0)] = 0
@@ -330,10 +331,10 @@ class Config(Section):
             raise ValueError("folds.count: one fold judges no fit; set postprocess.fit and ensemble.fit_weights false")
         if self.data.labels.keep is None and (self.data.labels.keep_test or self.data.labels.keep_unlabelled):
             raise ValueError("data.labels.keep: how many labels stay; keep_test and keep_unlabelled share out the rest")
-        if self.data.generator != "none" and self.data.root:
-            raise ValueError("data.root: the generator writes its own folder, data/<name>/raw; drop one of the two")
-        if self.data.generator != "none" and self.data.kaggle:
-            raise ValueError("data.kaggle: the generator makes the data; drop one of the two")
+        if self.model.arch != "Unet" and any(one.train.augment.crop % 32 for one in self.rounds):
+            raise ValueError(f"train.augment.crop: a {self.model.arch} halves it five times; take a multiple of 32")
+        if self.data.generator != "none" and (self.data.root or self.data.kaggle):
+            raise ValueError("data.generator: it makes its own data, data/<name>/raw; drop data.root and data.kaggle")
         if drawn := self.data.labels.points:
             if self.data.labels.kind not in ("masks", "rle"):
                 raise ValueError("data.labels.points: drawn from dense labels alone; let kind be masks or rle")

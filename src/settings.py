@@ -93,7 +93,7 @@ def _siblings(path: Path) -> list[str]:
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
-    if not separator or not key:
+    if not separator or not all(key.split(".")):
         raise UserError(f"--set {override}: write it as a.b=value")
     try:
         value = yaml.safe_load(text)
@@ -133,7 +133,7 @@ def _explain(error: ValidationError) -> str:
     # a key that takes a name or a section reports both; the section's fault is the one to read
     fault = next((one for one in faults if one["loc"] and one["loc"][-1] != "str"), faults[0])
     fault = fault | {"loc": tuple(part for part in fault["loc"] if part != "TableFormat")}
-    where = ".".join(str(part) for part in fault["loc"]) or "config"
+    where = ".".join(str(part) for part in fault["loc"])
     # every round repeats what is wrong in the train section it inherits
     count = len({one["loc"][2:] if one["loc"][:1] == ("rounds",) else one["loc"] for one in faults})
     more = f" (and {count - 1} more)" if count > 1 else ""
@@ -141,9 +141,10 @@ def _explain(error: ValidationError) -> str:
         known = _keys_at(fault["loc"][:-1])
         near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
         return f"unknown key {where}; the nearest is {near[0]!r}{more}" if near else f"unknown key {where}{more}"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     shown = f", not {fault['input']!r}" if isinstance(fault["input"], (str, int, float, bool)) else ""
-    return f"{where}: {message}{shown}{more}"
+    # what spans sections names its keys itself
+    return f"{where}: {message}{shown}{more}" if where else f"{message}{more}"
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

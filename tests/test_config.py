@@ -5,6 +5,8 @@ from helpers import config_fault
 
 from config import Config
 
+PLAIN = {"arch": "PlainUnet", "weights": "none"}
+
 
 @pytest.mark.parametrize(
     ("values", "said"),
@@ -22,10 +24,20 @@ from config import Config
         ({"folds": {"count": 1, "validation": 4}}, "set postprocess.fit and ensemble.fit_weights false"),
         ({"data": {"labels": {"keep_test": 4}}}, "data.labels.keep: how many labels stay"),
         ({"model": {"arch": "PlainUnet"}}, "model: weights: a PlainUnet has no pretrained encoder; say none"),
+        (
+            {"model": PLAIN, "train": {"augment": {"crop": 40}}},
+            "train.augment.crop: a PlainUnet halves",
+        ),
+        ({"model": PLAIN | {"decoder_channels": []}}, "model.decoder_channels: "),
+        ({"model": PLAIN | {"decoder_channels": [8] * 7}}, "model.decoder_channels: "),
+        ({"model": PLAIN | {"decoder_channels": [8, 0]}}, "model.decoder_channels.1: "),
+        ({"data": {"generator": "scenes", "kaggle": "competitions/a"}}, "drop data.root and data.kaggle"),
     ],
 )
 def test_values_that_make_no_sense_together(values: dict, said: str) -> None:
-    assert said in config_fault(values)
+    message = config_fault(values)
+    assert said in message
+    assert message.count("config: ") == 1
 
 
 def test_a_config_is_frozen() -> None:

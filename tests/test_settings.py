@@ -60,6 +60,9 @@ def test_overrides_reach_nested_values_and_list_items(path: Path) -> None:
     [
         ("seed", "write it as a.b=value"),
         ("=3", "write it as a.b=value"),
+        (".epochs=3", "write it as a.b=value"),
+        ("train..epochs=3", "write it as a.b=value"),
+        ("rounds=3", "rounds: Input should be a list, not 3"),
         ("seed=[", "'[' is not a YAML value"),
         ("train.epoch=3", "unknown key train.epoch; the nearest is 'epochs'"),
         ("trian.epochs=3", "unknown key trian; the nearest is 'train'"),
