@@ -21,8 +21,9 @@ sys.path.insert(0, str(TOP / "src"))
 
 from artifacts import Paths, write_json  # noqa: E402
 from cli import make_parser, run_script  # noqa: E402
-from config import Config, load_config  # noqa: E402
+from config import Config  # noqa: E402
 from errors import UserError  # noqa: E402
+from settings import load_config  # noqa: E402
 
 
 def main(args: argparse.Namespace) -> None:

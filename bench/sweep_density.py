@@ -20,8 +20,8 @@ from compare_pseudo import run_arm, spread  # noqa: E402
 
 from artifacts import Paths, atomic, write_json  # noqa: E402
 from cli import make_parser, run_script  # noqa: E402
-from config import load_config  # noqa: E402
 from errors import UserError  # noqa: E402
+from settings import load_config  # noqa: E402
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
-"""Label arrays ⇄ a competition's files of masks: PNG or TIFF, grey values or colours, in a folder or a zip.
+"""Label arrays → a competition's files of masks, in a folder or a zip: PNG or TIFF, grey values or colours.
 
-from archives import find_archive, read_archive, validate_archive, write_archive
+from archives import find_archive, validate_archive, write_archive
 write_archive(Path("inria.zip"), find_archive("inria"), [("austin1", label)])
 
 A label array is (H, W) of class indices, the position of a class in the format's `values` or `palette`; without either
@@ -92,23 +92,6 @@ def find_spec(name: str) -> TableFormat | ArchiveFormat:
 
 def class_names(fmt: ArchiveFormat) -> tuple[str, ...]:
     return tuple(fmt.palette if fmt.encoding == "palette" else fmt.values)
-
-
-def read_archive(path: Path, fmt: ArchiveFormat) -> Iterator[tuple[str, np.ndarray]]:
-    """A folder or zip of masks → (id, (H, W) int32 label) of each, sorted by name, -1 where a pixel is ignored.
-
-    Raises UserError naming the file that does not fit.
-    """
-    fmt = find_archive(fmt)
-    with _files(path) as files:
-        for name, fetch in files:
-            image_id = _image_id(fmt, name)
-            if image_id is None:
-                raise UserError(f"{path} file {name}: not named like {fmt.name!r}; take it away or rename it")
-            try:
-                yield image_id, _decode(fmt, fetch(), None)
-            except ValueError as error:
-                raise UserError(f"{path} file {name}: {error}") from None
 
 
 def write_archive(

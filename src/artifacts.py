@@ -22,8 +22,9 @@ from typing import Any
 
 import yaml
 
-from config import Config, config_hash, flatten
+from config import Config
 from errors import UserError
+from settings import config_hash, flatten
 
 TOP = Path(__file__).resolve().parent.parent  # the project's top folder
 PATCHES = "_patch"  # ends the name of a store of centre crops

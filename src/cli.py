@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from artifacts import TOP, Paths
-from config import Config, load_config
+from config import Config
 from errors import UserError
+from settings import load_config
 
 DEFAULT_CONFIG = TOP / "configs" / "sample.yaml"
 

@@ -1,21 +1,8 @@
-"""The whole configuration: one frozen schema, YAML over its defaults, then `--set a.b=c`.
+"""The whole configuration as one frozen schema: every key, its default and what its values may be."""
 
-    config = load_config("configs/sample.yaml", ["train.learning_rate=0.001"])
-    config.rounds[1].train.epochs
+from typing import Annotated, Literal, get_args
 
-Each round of training inherits `train:` and overrides what it names, so `config.rounds[r].train` is always complete.
-"""
-
-import difflib
-import hashlib
-import json
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 IGNORE_INDEX = 255  # the label of a pixel nobody knows; every loss and metric leaves it out
 
@@ -153,7 +140,8 @@ class Model(Section):
     encoder: str = "tu-tf_efficientnet_lite0"
     # "auto" looks in a package on this machine, the hub's cache, the hub; a path is a file or folder; "none" is random
     weights: str = "auto"
-    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)  # a PlainUnet's own widths, from the bottom up
+    # a PlainUnet's own widths, from the bottom up: it halves the side at each but one
+    decoder_channels: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=6)] = (256, 128, 64, 32, 16)
     norm: Literal["batch", "group", "instance"] = "batch"
     dropout: Share = 0.0
     freeze_encoder_stages: Annotated[int, Field(ge=0)] = 0
@@ -294,8 +282,7 @@ class Postprocess(Section):
     """What turns probabilities into masks; values given here are starting points, fitted out of fold if `fit`."""
 
     fit: bool = True
-    # None: miou; map for instances; dice for binary
-    metric: Literal[MaskMetric, "patch_f1", "macro_accuracy", "map", "f2"] | None = None
+    metric: Literal[MaskMetric, "patch_f1", "macro_accuracy", "map", "f2"] | None = None  # None: see Config.metric
     threshold: Share = 0.5
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels at the image's own size
     # instances: what is surely inside one, and how long its border may grow
@@ -323,13 +310,12 @@ class Config(Section):
     @property
     def channels(self) -> int:
         """Number of the network's output channels."""
-        if self.task == "instances":
-            return 3  # background, inside, border
-        return 1 if self.task == "binary" else len(self.classes)
+        # instances: background, inside, border
+        return {"binary": 1, "instances": 3}.get(self.task, len(self.classes))
 
     @property
     def metric(self) -> str:
-        """The score that chooses thresholds and weights."""
+        """The score that chooses thresholds and weights; dice, map or miou where none is named."""
         return self.postprocess.metric or {"binary": "dice", "instances": "map"}.get(self.task, "miou")
 
     @model_validator(mode="after")
@@ -348,165 +334,17 @@ class Config(Section):
             raise ValueError("folds.count: one fold judges no fit; set postprocess.fit and ensemble.fit_weights false")
         if self.data.labels.keep is None and (self.data.labels.keep_test or self.data.labels.keep_unlabelled):
             raise ValueError("data.labels.keep: how many labels stay; keep_test and keep_unlabelled share out the rest")
-        if self.data.generator != "none" and self.data.root:
-            raise ValueError("data.root: the generator writes its own folder, data/<name>/raw; drop one of the two")
-        if self.data.generator != "none" and self.data.kaggle:
-            raise ValueError("data.kaggle: the generator makes the data; drop one of the two")
+        if self.model.arch != "Unet" and any(one.train.augment.crop % 32 for one in self.rounds):
+            raise ValueError(f"train.augment.crop: a {self.model.arch} halves it five times; take a multiple of 32")
+        if self.data.generator != "none" and (self.data.root or self.data.kaggle):
+            raise ValueError("data.generator: it makes its own data, data/<name>/raw; drop data.root and data.kaggle")
         if drawn := self.data.labels.points:
             if self.data.labels.kind not in ("masks", "rle"):
                 raise ValueError("data.labels.points: drawn from dense labels alone; let kind be masks or rle")
             if sum(one is not None for one in (drawn.count, drawn.density, drawn.per_class)) != 1:
                 raise ValueError("data.labels.points: give one of count, density and per_class")
-        if self.task == "instances" and any(one.pseudo and one.pseudo.labels == "soft" for one in self.rounds):
-            raise ValueError("rounds.pseudo.labels: instances are learnt from hard labels; say hard")
         if self.metric not in (fit := TASK_METRICS[self.task]):
             raise ValueError(f"postprocess.metric: {self.metric} is not for a {self.task} task; take {', '.join(fit)}")
         if {len(self.image.mean), len(self.image.std)} != {self.image.channels} and self.image.normalise == "fixed":
             raise ValueError(f"image.mean and image.std: give {self.image.channels} values, one a channel")
         return self
-
-
-def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Read a YAML file, apply `a.b=c` overrides (values are YAML; list items by number) and validate once.
-
-    Raises UserError for a missing or broken file, an unknown key (naming the nearest one) or a bad value.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such config; the ones here are {', '.join(_siblings(path)) or 'none'}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a config is a mapping of keys to values, not a {type(values).__name__}")
-    values.setdefault("name", path.stem)
-    for override in overrides:
-        _apply_override(values, override)
-    return parse_config(values, str(path))
-
-
-def parse_config(values: dict[str, Any], source: str = "config") -> Config:
-    """Validate a plain dict: every round's `train` is laid over the top one. Raises UserError naming the key."""
-    values = dict(values)
-    base = values.get("train") or {}
-    rounds = values.get("rounds")
-    if isinstance(base, dict) and isinstance(rounds, (list, tuple)):
-        values["rounds"] = [
-            {**one, "train": merge(base, one.get("train") or {})}
-            if isinstance(one, dict) and isinstance(one.get("train") or {}, dict)
-            else one
-            for one in rounds
-        ]
-    elif rounds is None:
-        values["rounds"] = [{"train": base}]
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error)}") from None
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Lay one nested dict over another; dicts merge, everything else replaces."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
-
-
-def config_hash(values: Any) -> str:
-    """A short fingerprint of plain values: the same on every machine."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": [1]}} → {"a.b.0": 1}, for showing what differs between two configs."""
-    if isinstance(values, dict):
-        items = values.items()
-    elif isinstance(values, (list, tuple)):
-        items = enumerate(values)
-    else:
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for key, value in items:
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-def _siblings(path: Path) -> list[str]:
-    return sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"--set {override}: write it as a.b=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
-    *parents, last = key.split(".")
-    node: Any = values
-    for part in parents:
-        node = _step_into(node, part, override)
-    if isinstance(node, list):
-        node[_position(node, last, override)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise UserError(f"--set {override}: {'.'.join(parents)} is a value, not a section")
-
-
-def _step_into(node: Any, part: str, override: str) -> Any:
-    if isinstance(node, list):
-        return node[_position(node, part, override)]
-    if not isinstance(node, dict):
-        raise UserError(f"--set {override}: {part} stands under a value, not under a section")
-    if node.get(part) is None:
-        node[part] = {}
-    return node[part]
-
-
-def _position(items: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
-        raise UserError(f"--set {override}: {part} is no position in a list of {len(items)}")
-    return int(part)
-
-
-def _explain(error: ValidationError) -> str:
-    """The first fault, with the key and, for an unknown key, the nearest one the section has."""
-    faults = error.errors()
-    # a key that takes a name or a section reports both; the section's fault is the one to read
-    fault = next((one for one in faults if one["loc"] and one["loc"][-1] != "str"), faults[0])
-    fault = fault | {"loc": tuple(part for part in fault["loc"] if part != "TableFormat")}
-    where = ".".join(str(part) for part in fault["loc"]) or "config"
-    # every round repeats what is wrong in the train section it inherits
-    count = len({one["loc"][2:] if one["loc"][:1] == ("rounds",) else one["loc"] for one in faults})
-    more = f" (and {count - 1} more)" if count > 1 else ""
-    if fault["type"] == "extra_forbidden":
-        known = _keys_at(fault["loc"][:-1])
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
-        return f"unknown key {where}; the nearest is {near[0]!r}{more}" if near else f"unknown key {where}{more}"
-    message = fault["msg"].removeprefix("Value error, ")
-    shown = f", not {fault['input']!r}" if isinstance(fault["input"], (str, int, float, bool)) else ""
-    return f"{where}: {message}{shown}{more}"
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """The keys of the section at a place in the schema."""
-    sections: list[type[BaseModel]] = [Config]
-    for part in location:
-        found = []
-        for section in sections:
-            field = section.model_fields.get(str(part))
-            found += _sections_in(field.annotation) if field else []
-        if isinstance(part, str) and found:
-            sections = found
-    return [key for section in sections for key in section.model_fields]
-
-
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [one for part in getattr(annotation, "__args__", ()) for one in _sections_in(part)]

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from artifacts import Paths
 from config import IGNORE_INDEX, Config, Image, Train
 from errors import UserError
-from images import full_scale, read_image, read_mask
+from images import full_scale, read_image, read_mask, resize_label
 from points import rasterise
 from runtime import derive_seed
 from stores import ProbabilityStore
@@ -35,7 +35,6 @@ from transforms import (
     make_recipe,
     normalise,
     resize_image,
-    resize_label,
     shrink_sparse,
     statistics,
     working_shape,

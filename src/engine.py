@@ -213,7 +213,7 @@ def step_loss(learner: Learner, batch: dict[str, dict], epoch: int) -> tuple[Ten
     images = torch.cat([image for _, _, image in halves])
     images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
     with accelerator.autocast():
-        logits = learner.model(images)
+        logits = _ask(learner, images)
     total, parts = torch.zeros((), device=device), {}
     supervised = sum(len(image) for kind, _, image in halves if kind != "unlabelled")
     for (kind, half, _), answer in zip(halves, logits.split([len(image) for _, _, image in halves]), strict=True):
@@ -309,6 +309,22 @@ def record_truth(record: Record, paths: Paths) -> np.ndarray:
     if record.mask:
         return read_mask(paths.resolve(record.mask))
     return rasterise(record.points, record.size)
+
+
+def _ask(learner: Learner, images: Tensor) -> Tensor:
+    """The model's logits. Raises UserError where a norm would divide by the spread of a single value."""
+    try:
+        return learner.model(images)
+    except ValueError as error:
+        # torch's own words, for batch and instance norms; how far an encoder shrinks a crop only it knows
+        if not str(error).startswith("Expected more than 1"):
+            raise
+        size, crop, norm = len(images), learner.round.train.augment.crop, learner.config.model.norm
+        more = "train.batch_size or train.augment.crop" if norm == "batch" else "train.augment.crop"
+        raise UserError(
+            f"train.batch_size {size}, train.augment.crop {crop}: too little for {norm} norms, which are left with one "
+            f"value a channel; raise {more}, or set model.norm=group"
+        ) from None
 
 
 def _not_finite(batch: dict[str, dict], step: int) -> str:

@@ -199,6 +199,7 @@ def _misplaced(
 ) -> list[str]:
     """The first row out of the sample's order, where rows have one."""
     answered = [key for key in expected if key in found]
+    # the file may have rows that the sample lacks, a fault of their own
     for (key, number), wanted in zip(found.items(), answered, strict=False):
         if fmt.rows not in INSTANCES and key != wanted:
             return [f"row {number}: {named(key, words)} stands where the sample has {named(wanted, words)}"]

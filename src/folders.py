@@ -18,8 +18,8 @@ import rle
 from config import IGNORE_INDEX, ArchiveFormat, TableFormat
 from detections import cut_instances, read_instances
 from errors import UserError
-from formats import Detections, resize_label
-from images import TIFF, image_size, read_label_file
+from formats import Detections
+from images import TIFF, image_size, read_label_file, resize_label
 from index import fill, find_files
 from tables import INSTANCES, VALUED, Size, class_field
 
@@ -34,7 +34,7 @@ def find_pictures(folder: Path, name: str = "", image_id: str = "{id}") -> dict[
     Raises UserError for a missing or empty folder and for two files of one id.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: {'a file, not a folder' if folder.is_file() else 'no such folder'}")
     if name:
         pairs = [(fill(image_id, fields, "--id", name), path) for path, fields in find_files(folder, name, "--name")]
     else:

@@ -29,6 +29,7 @@ from detections import (
 )
 from errors import UserError
 from faults import patch_places, validate_submission
+from images import resize_label
 from tables import (
     INSTANCES,
     VALUED,
@@ -290,11 +291,3 @@ def _encode(fmt: TableFormat, label: np.ndarray) -> str:
     if fmt.codec == "start_length_value" and label.any():
         return rle.encode_start_length_value(label, fmt.order, fmt.base)
     return join_mask(fmt, rle.mask_runs(label, fmt.order), label.shape[:2])
-
-
-def resize_label(label: np.ndarray, size: Size) -> np.ndarray:
-    """Nearest neighbour by pixel centres, for any dtype and number of planes."""
-    if label.shape[:2] == size:
-        return label
-    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, label.shape, strict=False))
-    return label[np.ix_(rows, columns)]

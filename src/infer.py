@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from artifacts import Paths, raw_data, sample_file
 from cli import make_parser, open_config, run_script
-from config import Config, load_config
+from config import Config
 from errors import UserError
+from settings import load_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,11 @@ AT_ONCE = 256  # pictures whose probabilities wait on disk together
 
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
+    if args.scratch is not None and not args.scratch.is_dir():
+        raise UserError(f"--scratch {args.scratch}: no such folder; make it first")
     if args.images is None:
+        if args.masks or args.overlay:
+            raise UserError("--masks and --overlay go with --images DIR; without it a submission is written")
         infer(config, paths, args.output, args.scratch)
         return
     output = args.masks or args.images.with_name(f"{args.images.name}_masks")

@@ -111,12 +111,6 @@ def count_pixels(target: np.ndarray, prediction: np.ndarray) -> PixelCounts:
     return PixelCounts(both, given - both, wanted - both, int(np.count_nonzero(known)) - wanted - given + both)
 
 
-def dice_score(target: np.ndarray, prediction: np.ndarray, both_empty: float = 1.0) -> float:
-    """Dice of one image's two masks of 0 and 1 (target may hold 255); `both_empty` where neither has a pixel."""
-    part, whole = count_pixels(target, prediction).f_beta()
-    return part / whole if whole else both_empty
-
-
 def iou_share(target: np.ndarray, prediction: np.ndarray, thresholds: tuple[float, ...] = THRESHOLDS) -> Ratio:
     """TGS Salt's precision of one image: the share of the thresholds that the two masks' IoU is above.
 

@@ -33,7 +33,7 @@ def read_records(
     ValueError, opening with the row, for anything else; given a list of `faults`, a bad row is added there and skipped.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; check the path in the config")
+        raise UserError(f"{path}: no such file; check the path")
     number = 1
     try:
         for number, entry in _polygon_entries(path) if kind == "polygons" else _coco_entries(path, columns):

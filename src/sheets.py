@@ -14,7 +14,7 @@ import numpy as np
 
 from artifacts import Paths, atomic, read_json
 from config import Config
-from images import read_image, read_mask
+from images import read_image, read_mask, resize_label
 from index import read_index
 from labels import label_names, name_encoding
 from pictures import (
@@ -32,7 +32,6 @@ from points import load_points
 from postprocess import to_label
 from predictions import load_parameters, read_oof
 from scoring import dense_truth
-from transforms import resize_label
 
 SHOWN = 6  # images on the sheet
 UNKNOWN: Colour = (128, 128, 128)
@@ -44,7 +43,9 @@ def label_palette(config: Config) -> dict[str, Colour]:
     own = config.data.labels.palette
     if config.data.labels.encoding == "palette":
         return {name: own.get(name, (0, 0, 0)) for name in names}
-    return dict(zip(names, class_colours(config.task, len(config.classes)), strict=False))
+    # an instances task has no name for its background
+    colours = class_colours(config.task, len(config.classes))[-len(names) :]
+    return dict(zip(names, colours, strict=True))
 
 
 def spread(items: list[Any], count: int) -> list[Any]:

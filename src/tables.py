@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from competitions import FORMATS
+from competitions import ARCHIVES, FORMATS
 from config import TableFormat
 from errors import UserError
 from records import read_records
@@ -39,6 +39,8 @@ def find_format(fmt: str | TableFormat) -> TableFormat:
     """A format by its name, or one given whole, checked. Raises UserError naming the nearest name or what is wrong."""
     if isinstance(fmt, str):
         if fmt not in FORMATS:
+            if fmt in ARCHIVES:
+                raise UserError(f"{fmt}: files of masks, not a table; name a format of a table")
             near = difflib.get_close_matches(fmt, FORMATS, 1, 0.0)[0]
             raise UserError(f"no table format {fmt!r}; did you mean {near!r}? There are {', '.join(FORMATS)}")
         return FORMATS[fmt]
@@ -149,7 +151,7 @@ def read_rows(
         yield from read_records(path, fmt.file, fmt.columns, faults)
         return
     if not path.is_file():
-        raise UserError(f"{path}: no such table; check the path in the config")
+        raise UserError(f"{path}: no such table; check the path")
     csv.field_size_limit(2**31 - 1)  # a whole slide's runs are longer than csv's own limit of 128 KiB
     number = 0
     with path.open(encoding="utf-8-sig", newline="") as file:

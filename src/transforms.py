@@ -104,14 +104,6 @@ def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return resized[..., None] if resized.ndim == 2 else resized
 
 
-def resize_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """`(H, W)` or `(H, W, C)` labels to another size by the nearest pixel."""
-    if label.shape[:2] == shape:
-        return label
-    resized = cv2.resize(label, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return resized.reshape(*shape, *label.shape[2:])  # OpenCV drops an axis of one class
-
-
 def shrink_sparse(label: np.ndarray, size: int) -> np.ndarray:
     """`(H, W) uint8` of mostly unknown pixels to `(size, size)`, losing no known one, as taking the nearest would.
 

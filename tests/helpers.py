@@ -7,6 +7,7 @@ run("train", folder, "--round", "0")
 
 import copy
 import functools
+import hashlib
 import importlib
 import os
 import subprocess
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,8 +23,10 @@ from accelerate.state import AcceleratorState
 
 from artifacts import TOP, Paths, read_json
 from cli import make_parser, run_script
-from config import Config, load_config, merge
+from config import Config
+from errors import UserError
 from scenes import write_competition
+from settings import load_config, merge, parse_config
 
 SRC = TOP / "src"
 NAME = "tiny"
@@ -65,6 +69,15 @@ def make_workspace(folder: Path, *, seed: int = 0, labelled: int = 8, size: int 
     write_competition(folder / "raw", seed, labelled=labelled, unlabelled=6, test=4, size=size)
     write_config(folder, **values)
     return folder
+
+
+def config_fault(values: dict[str, Any]) -> str:
+    """The one line that values no config may have end in."""
+    with pytest.raises(UserError) as caught:
+        parse_config({"name": "fields"} | values)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def prepare_data(folder: Path) -> Path:
@@ -139,6 +152,18 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{key: one for key, one in line.items() if key not in ("seconds", "images_per_second")} for line in lines]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file below a folder, by its path in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def dice(truth: np.ndarray, mask: np.ndarray) -> float:
+    """Dice of two masks of 0 and 1, by its words; 1 of two empty ones."""
+    both, all = int((truth & mask).sum()), int(truth.sum()) + int(mask.sum())
+    return 2 * both / all if all else 1.0
 
 
 def seen_ids(paths: Paths, round: int, fold: int) -> set[str]:

@@ -17,11 +17,13 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import JOINT, call, leftovers, make_workspace, open_workspace, prepare_data, run, write_config
+from helpers import JOINT, call, leftovers, make_workspace, open_workspace, prepare_data, run, switches, write_config
 from PIL import Image
 
 import engine
+import infer
 from artifacts import load_checkpoint, save_checkpoint, write_json
+from errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +169,11 @@ COMMANDS = {
         ["predict", "--fold", "0", "--fresh", "--set", "image.normalise=image"], r"image\.normalise: 'fixed' -> 'im"),
     "a precision that this machine has not": (
         ["train", "--fold", "1", "--set", "train.precision=fp16"], "train.precision: fp16 needs a GPU; say auto"),
+    "one pixel for a batch norm": (
+        ["train", "--fold", "1", "--set", "train.batch_size=1"],
+        r"train\.batch_size 1, train\.augment\.crop 32: .* raise train\.batch_size or .* set model\.norm=group"),
+    "one pixel for an instance norm": (
+        ["train", "--fold", "1", "--set", "model.norm=instance"], "for instance norms, .*; raise train.augment.crop, "),
     "an unknown encoder": (
         ["train", "--fold", "1", "--set", "model.encoder=resnet1"], r"model\.encoder 'resnet1': "),
     "weights that are not there": (
@@ -187,6 +194,21 @@ def test_a_mistake_in_a_command_is_told(
     error = fail(arguments[0], folder, *arguments[1:])
     assert re.search(message, error), error
     assert sorted(path for path in (folder / "runs").rglob("manifest.json")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--scratch", "nowhere"), "--scratch nowhere: no such folder"),
+        (("--overlay",), "--masks and --overlay go with --images"),
+        (("--masks", "out"), "--masks and --overlay go with --images"),
+        (("--images", "nowhere"), "--images nowhere: no such folder"),
+    ],
+)
+def test_a_mistake_in_a_command_of_infer_is_told(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    write_config(tmp_path)
+    with pytest.raises(UserError, match=message):
+        infer.main(infer.make_infer_parser().parse_args([*switches(tmp_path), *arguments]))
 
 
 def test_a_mean_teacher_needs_an_average(raw: Path, tmp_path: Path, fail: Callable) -> None:

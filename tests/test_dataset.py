@@ -12,7 +12,7 @@ import tifffile
 import torch
 
 from artifacts import Paths
-from config import Config, Image, parse_config
+from config import Config, Image
 from dataset import (
     Record,
     Source,
@@ -26,6 +26,7 @@ from dataset import (
 )
 from errors import UserError
 from images import write_mask
+from settings import parse_config
 from stores import ProbabilityWriter
 from transforms import UNKNOWN_INSTANCE
 

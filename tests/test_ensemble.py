@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from config import parse_config
 from ensemble import fit_weights, put_first
 from errors import UserError
 from members import blend, blend_stores
+from settings import parse_config
 from stores import ProbabilityStore, ProbabilityWriter
 
 

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from helpers import dice
 
-from config import TASK_METRICS, Config, parse_config
+from config import TASK_METRICS, Config
 from fitting import THRESHOLDS, fit_parameters
 from matching import instance_iou, instance_precision
-from metrics import dice_score
 from postprocess import Parameters, to_label
 from scoring import score_pairs
+from settings import parse_config
 
 Images = list[tuple[int, np.ndarray, np.ndarray]]
 CLASSES = {"binary": ["a"], "multiclass": ["a", "b", "c"], "multilabel": ["a", "b"], "instances": ["a"]}
@@ -82,7 +83,7 @@ def test_the_scores_are_those_of_the_choice(metric: str) -> None:
     def score(choice: dict[int, Parameters]) -> float:
         pairs = [(truth, to_label(answer, "binary", choice[fold])) for fold, truth, answer in images]
         if metric == "dice":
-            return float(np.mean([dice_score(*pair) for pair in pairs]))
+            return float(np.mean([dice(*pair) for pair in pairs]))
         both = sum((truth & mask).sum() for truth, mask in pairs)
         return both / sum((truth | mask).sum() for truth, mask in pairs)
 

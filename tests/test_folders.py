@@ -153,6 +153,12 @@ def test_a_format_of_ones_own_stands_in_yaml(tmp_path):
     assert np.asarray(Image.open(tmp_path / "folder" / "p_a.png")).tolist() == (blobs(1) + 3).tolist()
 
 
+def test_a_file_is_no_folder(tmp_path):
+    save(tmp_path / "a.png", [[0, 1]])
+    with pytest.raises(UserError, match=r"a\.png: a file, not a folder"):
+        find_pictures(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(
     ("name", "values", "more", "message"),
     [

@@ -339,6 +339,11 @@ def test_a_missing_table_is_named(tmp_path):
         read_labels(tmp_path / "nowhere.csv", FORMATS["image"], ["x"], "binary", {})
 
 
+def test_files_of_masks_are_no_table():
+    with pytest.raises(UserError, match="loveda: files of masks, not a table"):
+        find_format("loveda")
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

@@ -11,12 +11,13 @@ import tifffile
 from PIL import Image
 
 from artifacts import Paths
-from config import Config, Data, parse_config
+from config import Config, Data
 from errors import UserError
 from images import read_image
 from index import find_files, list_images, match_masks, read_index
 from labels import appearance, check_encoding, coverage, decode_mask
 from points import load_points, rasterise, read_points
+from settings import parse_config
 
 SHARED = Path(__file__).resolve().parent.parent / "../shared/data"
 LETTERS = ["a", "b", "c"]
@@ -424,7 +425,7 @@ def test_rasterise():
 
 @pytest.mark.skipif(not (SHARED / "dubai").is_dir(), reason="../shared/data/dubai is not here")
 def test_dubai():
-    from config import load_config
+    from settings import load_config
 
     settings = load_config(Path(__file__).resolve().parent.parent / "configs/dubai.yaml")
     root = Path(os.path.normpath(SHARED / "dubai/Semantic segmentation dataset"))

@@ -15,12 +15,15 @@ import yaml
 import make_report as script
 from artifacts import Paths, write_json
 from cli import make_parser
-from config import TASK_METRICS, load_config
+from config import TASK_METRICS
 from errors import UserError
 from images import write_mask
 from pictures import (
+    BACKGROUND,
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
+    FOREGROUND,
+    PALETTE,
     class_colours,
     draw_errors,
     draw_label,
@@ -29,7 +32,8 @@ from pictures import (
     plot_curves,
     show_image,
 )
-from sheets import best_middle_worst
+from settings import load_config, parse_config
+from sheets import best_middle_worst, label_palette
 from stores import ProbabilityWriter
 
 SRC = Path(__file__).resolve().parent.parent / "src"
@@ -241,6 +245,18 @@ def test_points_are_drawn_on_the_image(tmp_path: Path, monkeypatch: pytest.Monke
     assert drawn == [2] * 9
     assert sheets.result_sheet(Paths(tmp_path, "x")).is_file()
     assert "10 labelled (points)" in text
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "colours"),
+    [
+        ("binary", ["a"], {"background": BACKGROUND, "a": FOREGROUND}),
+        ("instances", ["a"], {"a": FOREGROUND}),
+        ("multiclass", ["a", "b"], {"a": PALETTE[0], "b": PALETTE[1]}),
+    ],
+)
+def test_the_sheets_legend_names_each_class_beside_its_colour(task: str, classes: list[str], colours: dict) -> None:
+    assert label_palette(parse_config({"name": "x", "task": task, "classes": classes})) == colours
 
 
 def test_a_done_report_is_skipped_and_changed_scores_are_told(

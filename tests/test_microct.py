@@ -1,7 +1,6 @@
 """The micro-CT system: its generated slices, its files, its centre crops, and its mean teacher."""
 
 import concurrent.futures
-import hashlib
 from pathlib import Path
 
 import cv2
@@ -9,18 +8,18 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from helpers import open_workspace, run
+from helpers import hashes, open_workspace, run
 from test_satellite import shrink
 
 import microct
 from artifacts import TOP, load_checkpoint, read_json
-from config import load_config
 from errors import UserError
 from images import read_image, read_mask
 from index import read_index
 from list_stages import list_stages
 from microct import draw_slice, write_competition
 from models import build_model
+from settings import load_config
 
 CONFIG = "configs/microct_mean_teacher.yaml"
 CONFIGS = (CONFIG, "configs/microct_dsb.yaml", "configs/originals/microct_mean_teacher.yaml",
@@ -34,11 +33,6 @@ def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("microct") / "raw"
     write_competition(folder, 3, **SMALL)
     return folder
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 # --- the generator ---------------------------------------------------------------------------------------------------

@@ -10,19 +10,20 @@ import pandas as pd
 import pytest
 import tifffile
 from accelerate.state import AcceleratorState
+from helpers import dice, make_workspace, open_workspace, run, seen_ids, write_config
 from helpers import fail as fail_script
-from helpers import make_workspace, open_workspace, run, seen_ids, write_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifacts import Paths, read_json
-from config import DrawnPoints, parse_config
+from config import DrawnPoints
 from errors import UserError
 from images import read_mask
 from index import read_index
 from list_stages import list_stages
 from points import join_points, load_points, rasterise, sample_points
 from pseudo import keep_known
+from settings import parse_config
 from stores import ProbabilityStore
 from train import gather_records
 from transforms import shrink_sparse
@@ -244,14 +245,12 @@ def test_points_and_masks_both_judge(done: Paths) -> None:
     for row in scores["phases"]:
         assert 0.0 <= row["other"] <= 1.0
     # by hand: the first phase's masks
-    from metrics import dice_score
-
     dices = []
     for fold in (0, 1):
         store = ProbabilityStore(done.probabilities(0, fold, "oof", False))
         for image_id in store.image_ids:
             truth = read_mask(done.data / "dense" / f"{image_id}.png")
-            dices.append(dice_score(truth, (store.read(image_id)[0] >= 0.5).astype(np.uint8)))
+            dices.append(dice(truth, (store.read(image_id)[0] >= 0.5).astype(np.uint8)))
     assert scores["phases"][0]["other"] == pytest.approx(np.mean(dices), abs=1e-6)
     assert scores["phases"][0]["other"] != scores["phases"][0]["oof"]
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from config import parse_config
 from postprocess import (
     Parameters,
     drop_small,
@@ -13,6 +12,7 @@ from postprocess import (
     starting_parameters,
     to_label,
 )
+from settings import parse_config
 
 
 def disc(shape: tuple[int, int], row: float, column: float, radius: float) -> np.ndarray:

@@ -20,11 +20,11 @@ import prepare
 import scenes
 from artifacts import Paths
 from cli import make_parser
-from config import load_config
 from errors import UserError
 from images import read_image, read_mask
 from index import COLUMNS, list_images, read_index
 from rle import encode
+from settings import load_config
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 SHARED = SRC.parent / "../shared/data"

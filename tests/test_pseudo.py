@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from artifacts import Paths
-from config import Config, Pseudo, parse_config
+from config import Config, Pseudo
 from images import read_mask
 from postprocess import Parameters, starting_parameters
 from pseudo import (
@@ -19,6 +19,7 @@ from pseudo import (
     label_pixels,
     quantile_thresholds,
 )
+from settings import parse_config
 from stores import ProbabilityWriter
 
 CLASSES = {"binary": ["a"], "multiclass": ["a", "b", "c"], "multilabel": ["a", "b", "c"], "instances": ["a"]}

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from artifacts import TOP
-from config import parse_config
 from list_stages import list_stages
+from settings import parse_config
 
 STAGE = """\
 import json, os, sys

@@ -13,12 +13,13 @@ from helpers import open_workspace, run
 from PIL import Image
 
 from artifacts import TOP, read_json
-from config import Config, load_config
+from config import Config
 from formats import find_format, read_labels, validate_submission
 from images import read_mask
 from index import read_index
 from list_stages import list_stages
 from models import build_model
+from settings import load_config
 
 CONFIGS = ("configs/satellite_pseudo.yaml", "configs/originals/satellite_pseudo.yaml")
 KINDS = {"n01440764": 3, "n02102040": 300}  # folders and the ids in their masks

@@ -1,19 +1,19 @@
 """The embedded competition: the same bytes for a seed, a layout as Kaggle has it, scenes worth learning from."""
 
 import csv
-import hashlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from helpers import hashes
 
 import scenes
-from config import load_config
 from districts import DISTRICTS
 from errors import UserError
 from rle import decode
 from scenes import draw_scene, write_competition
+from settings import load_config
 
 SMALL = {"labelled": 14, "unlabelled": 7, "test": 8, "size": 64}
 FOLDERS = {"train": 14, "unlabelled": 7, "test": 8}
@@ -24,11 +24,6 @@ def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "raw"
     write_competition(folder, 3, **SMALL)
     return folder
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def read_table(path: Path) -> list[tuple[str, str]]:

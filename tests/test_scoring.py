@@ -8,11 +8,12 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, fbeta_score, jaccard_score
 
 from artifacts import Paths
-from config import TASK_METRICS, Config, parse_config
+from config import TASK_METRICS, Config
 from errors import UserError
 from matching import instance_iou, instance_precision
 from rules import METRICS
 from scoring import hidden_truth, score_pairs
+from settings import parse_config
 
 CLASSES = {"binary": ["a"], "multiclass": ["a", "b", "c"], "multilabel": ["a", "b"], "instances": ["a"]}
 

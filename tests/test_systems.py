@@ -12,11 +12,11 @@ from torch import nn
 
 from artifacts import TOP, Paths
 from cli import make_parser
-from config import load_config
 from index import read_index
 from models import build_model
 from points import load_points
 from prepare import main as prepare
+from settings import load_config
 
 SYSTEMS = ("potsdam_points", "deepglobe_points", "dubai_points")
 CONFIGS = [*(f"{name}.yaml" for name in SYSTEMS), *(f"originals/{name}.yaml" for name in SYSTEMS)]
