@@ -69,9 +69,15 @@ class Table:
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
     stage = report_stage(config, paths)
-    if stage.done(args.fresh) and paths.report.is_file():
-        print(f"{paths.report}: made already")
-        return
+    with stage.claim(args.fresh) as todo:
+        if todo:
+            write_report(config, paths)
+            stage.finish(config_hash=settings_hash(config), sha256=fingerprint(paths.report))
+        else:
+            print(f"{paths.report}: made already")
+
+
+def write_report(config: Config, paths: Paths) -> None:
     from sheets import write_curves, write_results
 
     page = render(collect(config, paths))
@@ -80,7 +86,6 @@ def main(args: argparse.Namespace) -> None:
     write_results(config, paths)
     with atomic(paths.report) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    stage.finish(config_hash=settings_hash(config), sha256=fingerprint(paths.report))
     print(f"{paths.report}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser")
 
 
@@ -96,7 +101,8 @@ def report_stage(config: Config, paths: Paths) -> Stage:
     runs = [paths.run(round, fold) for round in range(len(config.rounds)) for fold in range(config.folds.count)]
     inputs = [paths.scores, paths.postprocess, paths.index, paths.folds, paths.runs / "ensemble" / "manifest.json"]
     inputs += [run / "manifest.json" for run in runs]
-    return Stage(paths.report.with_name("manifest.json"), config.model_dump(mode="json"), tuple(inputs))
+    settings = config.model_dump(mode="json")
+    return Stage(paths.report.with_name("manifest.json"), settings, tuple(inputs), outputs=(paths.report,))
 
 
 def render(values: dict[str, Any]) -> str:

@@ -52,22 +52,23 @@ def predict_stage(config: Config, paths: Paths, round: int, fold: int, split: st
         settings["predict"] |= {"tta": "none", "scales": []}
     inputs = (paths.index, paths.run(round, fold) / "manifest.json")
     store = paths.probabilities(round, fold, split, tta)
-    return Stage(store.with_suffix(".json"), settings, inputs)
+    return Stage(store.with_suffix(".json"), settings, inputs, outputs=(store,))
 
 
 def predict_split(config: Config, paths: Paths, round: int, fold: int, split: str, tta: bool, fresh: bool) -> None:
     """Write one store, unless it is there already or there is nothing to predict."""
     stage = predict_stage(config, paths, round, fold, split, tta)
-    if stage.done(fresh):
-        print(f"round {round} fold {fold} {split}{' with TTA' if tta else ''}: predicted already")
-        return
-    table = split_rows(paths, fold, split)
-    images = list(zip(table["image_id"], table["image"], strict=True))
     title = f"round {round} fold {fold} {split}{' with TTA' if tta else ''}"
-    store = paths.probabilities(round, fold, split, tta)
-    patch = config.predict.patch if split.endswith(PATCHES) else None
-    write_store(config, paths, open_predictor(config, paths, round, fold, tta), images, store, title, patch)
-    stage.finish(images=len(images))
+    with stage.claim(fresh) as todo:
+        if not todo:
+            print(f"{title}: predicted already")
+            return
+        table = split_rows(paths, fold, split)
+        images = list(zip(table["image_id"], table["image"], strict=True))
+        store = paths.probabilities(round, fold, split, tta)
+        patch = config.predict.patch if split.endswith(PATCHES) else None
+        write_store(config, paths, open_predictor(config, paths, round, fold, tta), images, store, title, patch)
+        stage.finish(images=len(images))
 
 
 def split_rows(paths: Paths, fold: int, split: str) -> "pd.DataFrame":
