@@ -89,7 +89,7 @@ def train_fold(
 
     from dataset import StepSampler, TrainingDataset, make_loader
     from engine import evaluate, train_one_epoch
-    from runtime import derive_seed
+    from runtime import derive_seed, describe_machine
 
     folder, settings = paths.run(round, fold), config.rounds[round].train
     if accelerator.is_main_process:
@@ -137,7 +137,8 @@ def train_fold(
         save_checkpoint(folder / "last.pt", checkpoint(learner, epoch))
         trained = sorted(record.image_id for record in sources[0].records)
         scores = log[-1].get("scores", {})
-        stage.finish(round=round, fold=fold, train_ids=trained, seen_ids=seen, scores=scores, class_weights=weights)
+        results = {"train_ids": trained, "seen_ids": seen, "scores": scores, "class_weights": weights}
+        stage.finish(round=round, fold=fold, machine=describe_machine(accelerator), **results)
         drop_progress(folder)
     accelerator.wait_for_everyone()
 
