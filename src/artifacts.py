@@ -281,7 +281,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     # unbuffered, since only then torch passes on the system's word that the disk is full
     with atomic(path) as temporary, temporary.open("wb", buffering=0) as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # about the end of the file: it hides what the system said
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
