@@ -104,10 +104,14 @@ def fork(job: dict[str, Any], moment: str | int | None) -> tuple[int, int]:
 
 def main() -> None:
     # what the children need; nothing may be computed here, since threads do not survive a fork
+    from runtime import mend_torchvision
+
+    mend_torchvision()
     import accelerate  # noqa: F401
     import albumentations  # noqa: F401
     import helpers  # noqa: F401
     import matplotlib.figure  # noqa: F401
+    import segmentation_models_pytorch  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
     import zarr  # noqa: F401
 
