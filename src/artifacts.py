@@ -8,11 +8,9 @@ A stage's manifest is written last: where it exists the stage is done. It holds 
 was made from, so that a stage whose settings changed is refused, with the difference, instead of being mixed up.
 """
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from typing import Any
 import yaml
 
 from config import Config
+from disk import VANISHED, lock_file, locked, remove, sweep, told
 from errors import UserError
 from settings import config_hash, flatten
 
@@ -131,32 +130,15 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     # the suffix stays last, since many writers choose their format by it
     temporary = path.with_name(f".{path.stem}.tmp{os.getpid()}{path.suffix}")
-    try:
+    with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full; free some space and start again",
-            errno.EDQUOT: "the disk quota is used up; free some space and start again",
-            errno.EROFS: "the folder is read-only; choose another --workspace",
-            errno.EACCES: "no permission to write here; choose another --workspace",
-        }
-        if error.errno not in reasons:
-            raise
-        raise UserError(f"{path}: {reasons[error.errno]}") from error
-    finally:
-        remove(temporary)
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a folder, or nothing."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        try:
+            yield temporary
+            if path.is_dir():
+                remove(path)
+            os.replace(temporary, path)
+        finally:
+            remove(temporary)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -186,25 +168,28 @@ def fingerprint(path: Path) -> str:
 class Stage:
     """One stage's manifest: what it is made from, and so whether it is done.
 
-    `settings` are plain values of the config; `inputs` are files whose bytes the stage depends on. A manifest holds no
-    times and no absolute paths, so that the same run writes the same bytes.
+        with stage.claim(args.fresh) as todo:
+            if todo:
+                ...
+                stage.finish()
+
+    `settings` are plain values of the config; `inputs` are files whose bytes the stage depends on; `outputs` are what
+    must be there, besides the manifest, for it to be done. A manifest holds no times and no absolute paths, so that the
+    same run writes the same bytes.
     """
 
     manifest: Path
     settings: dict[str, Any]
     inputs: tuple[Path, ...] = ()
+    outputs: tuple[Path, ...] = ()
 
-    def done(self, fresh: bool = False) -> bool:
-        """True where the manifest stands and fits. With `fresh`, an old manifest is deleted and the answer is False.
+    def done(self) -> bool:
+        """True where the manifest stands and fits, and the outputs are there.
 
         Raises UserError with the difference where the settings or inputs are others than those it was made from, and
         where an input is missing.
         """
-        for path in self.inputs:
-            if not path.is_file():
-                raise UserError(f"{path}: missing; run the stage that writes it first (bash run.sh does all in order)")
-        if fresh:
-            self.manifest.unlink(missing_ok=True)
+        self._find_inputs()
         if not self.manifest.is_file():
             return False
         if shown := show_changes(read_json(self.manifest)["made_from"], self._made_from()):
@@ -212,11 +197,44 @@ class Stage:
                 f"{self.manifest.parent}: made with other settings ({shown}); --fresh makes it again, "
                 "or put the setting back"
             )
-        return True
+        return all(path.exists() for path in self.outputs)
+
+    @contextmanager
+    def claim(self, fresh: bool = False) -> Iterator[bool]:
+        """Whether the stage is to be done, with `fresh` in any case: then the block does it, and no other process.
+
+        An old manifest is deleted, and so is what killed processes were writing. Raises UserError as `done` does, and
+        where another process is at it. Of the processes of one launch, the first holds the lock for all.
+        """
+        self._find_inputs()
+        if os.environ.get("RANK", "0") != "0":
+            yield fresh or not self.done()
+        elif not fresh and self.done():
+            yield False
+        else:
+            with locked(self.manifest):
+                todo = fresh or not self.done()  # it may have been done meanwhile
+                if todo:
+                    self.manifest.unlink(missing_ok=True)
+                    sweep(self.manifest, "*" if self.manifest.name == "manifest.json" else None)
+                    for path in self.outputs:
+                        sweep(path)
+                yield todo
+
+    def check(self) -> None:
+        """Raises UserError where the folder of the claimed stage has vanished."""
+        if not lock_file(self.manifest).exists():
+            raise UserError(f"{self.manifest}: {VANISHED}")
 
     def finish(self, **results: Any) -> None:
-        """Write the manifest, the last file of the stage."""
+        """Write the manifest, the last file of the claimed stage."""
+        self.check()
         write_json(self.manifest, {"made_from": self._made_from(), **results})
+
+    def _find_inputs(self) -> None:
+        for path in self.inputs:
+            if not path.is_file():
+                raise UserError(f"{path}: missing; run the stage that writes it first (bash run.sh does all in order)")
 
     def _made_from(self) -> dict[str, Any]:
         # named as seen from the manifest, so that a moved or renamed workspace is still the same
@@ -264,7 +282,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     # unbuffered, since only then torch passes on the system's word that the disk is full
     with atomic(path) as temporary, temporary.open("wb", buffering=0) as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # about the end of the file: it hides what the system said
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

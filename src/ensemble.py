@@ -26,9 +26,16 @@ LEAST = 1.0 / 512.0  # what a stored probability of 0 may have been
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
     stage = ensemble_stage(config, paths)
-    if stage.done(args.fresh):
-        print("ensemble: done already")
-        return
+    with stage.claim(args.fresh) as todo:
+        if todo:
+            make_ensemble(config, paths)
+            stage.finish()
+        else:
+            print("ensemble: done already")
+
+
+def make_ensemble(config: Config, paths: Paths) -> None:
+    """Fit the weights and write the blended stores."""
     import numpy as np
 
     rounds, folds = member_rounds(config), range(config.folds.count)
@@ -46,7 +53,6 @@ def main(args: argparse.Namespace) -> None:
         write_split(config, paths, rounds, weights, split)
     shown = dict(zip((f"round {round}" for round in rounds), weights.tolist(), strict=True))
     write_json(paths.runs / "ensemble" / "weights.json", {"mean": config.ensemble.mean, "weights": shown})
-    stage.finish()
     print("ensemble weights:", ", ".join(f"{name} {weight:.2f}" for name, weight in shown.items()))
 
 

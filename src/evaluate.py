@@ -64,9 +64,17 @@ def main(args: argparse.Namespace) -> None:
         print(format_table(read_json(paths.scores)))
         return
     stage = evaluate_stage(config, paths)
-    if stage.done(args.fresh):
-        print("evaluated already")
-        return
+    with stage.claim(args.fresh) as todo:
+        if todo:
+            result = evaluate(config, paths)
+            stage.finish()
+            print(format_table(result))
+        else:
+            print("evaluated already")
+
+
+def evaluate(config: Config, paths: Paths) -> dict[str, Any]:
+    """Score every phase, fit the postprocessing and write both; returns the table of phases."""
     from postprocess import starting_parameters
 
     start = starting_parameters(config)
@@ -86,8 +94,7 @@ def main(args: argparse.Namespace) -> None:
     result = {"metric": config.metric, "task": config.task, "hidden": config.data.solution_of, "phases": rows}
     result["judges"] = judges(config)
     write_json(paths.scores, result)
-    stage.finish()
-    print(format_table(result))
+    return result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +137,7 @@ def evaluate_stage(config: Config, paths: Paths) -> Stage:
         for fold in range(config.folds.count)
     ]
     inputs = (paths.index, paths.folds, paths.runs / "ensemble" / "manifest.json", *manifests)
-    return Stage(paths.runs / "evaluation.json", settings, inputs)
+    return Stage(paths.runs / "evaluation.json", settings, inputs, outputs=(paths.postprocess, paths.scores))
 
 
 def judges(config: Config) -> list[str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from artifacts import remove
+from disk import remove
 from errors import UserError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from artifacts import Paths, Stage, atomic, stage_settings
 from cli import make_parser, open_config, run_script
+from config import Config
 from errors import UserError
 
 if TYPE_CHECKING:
@@ -22,12 +23,20 @@ def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
     coverage = paths.data / "coverage.csv"
     # beside the data, not beside the folds: those are kept in git, and a fresh copy makes the same ones again
-    stage = Stage(paths.data / "folds.json", stage_settings(config, "folds", "seed"), (paths.index, coverage))
-    if stage.done(args.fresh) and paths.folds.is_file():
-        print(f"{paths.folds}: made already")
-        return
-    table = read_coverage(paths)
-    settings = config.folds
+    settings = stage_settings(config, "folds", "seed")
+    stage = Stage(paths.data / "folds.json", settings, (paths.index, coverage), outputs=(paths.folds,))
+    with stage.claim(args.fresh) as todo:
+        if todo:
+            table = write_folds(config, paths)
+            stage.finish(images=len(table))
+            print(describe(table, config.classes).to_string(index=False))
+        else:
+            print(f"{paths.folds}: made already")
+
+
+def write_folds(config: Config, paths: Paths) -> "pd.DataFrame":
+    """Write the folds; returns each labelled image's coverage with its fold."""
+    table, settings = read_coverage(paths), config.folds
     if settings.validation is None:
         folds = make_folds(table, settings.count, config.seed, settings.stratify, settings.group)
     else:
@@ -35,8 +44,7 @@ def main(args: argparse.Namespace) -> None:
     check_folds(folds, settings.count, settings.group)
     with atomic(paths.folds) as temporary:
         folds.to_csv(temporary, index=False, lineterminator="\n")
-    stage.finish(images=len(folds))
-    print(describe(table.merge(folds, on=["image_id", "group"]), config.classes).to_string(index=False))
+    return table.merge(folds, on=["image_id", "group"])
 
 
 def read_coverage(paths: Paths) -> "pd.DataFrame":

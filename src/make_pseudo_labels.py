@@ -13,9 +13,10 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, atomic, read_json, remove, stage_settings, write_json
+from artifacts import Paths, Stage, atomic, read_json, stage_settings, write_json
 from cli import chosen_folds, make_parser, open_config, run_script
 from config import Config, Pseudo
+from disk import remove
 from errors import UserError
 
 if TYPE_CHECKING:
@@ -29,14 +30,15 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--round {args.round}: this round of {args.config} has no pseudo: section")
     for fold in chosen_folds(args, config):
         stage = pseudo_stage(config, paths, args.round, fold, rules)
-        if stage.done(args.fresh):
-            print(f"round {args.round} fold {fold}: pseudo-labels made already")
-            continue
-        seen = check_teachers(paths, teachers_of(rules, args.round), fold)
-        summary = label_pool(config, paths, args.round, fold, rules)
-        write_json(paths.pseudo(args.round, fold) / "summary.json", summary | {"seen_ids": seen})
-        stage.finish(kept_images=summary["kept_images"])
-        print_summary(args.round, fold, summary)
+        with stage.claim(args.fresh) as todo:
+            if not todo:
+                print(f"round {args.round} fold {fold}: pseudo-labels made already")
+                continue
+            seen = check_teachers(paths, teachers_of(rules, args.round), fold)
+            summary = label_pool(config, paths, args.round, fold, rules)
+            write_json(paths.pseudo(args.round, fold) / "summary.json", summary | {"seen_ids": seen})
+            stage.finish(kept_images=summary["kept_images"])
+            print_summary(args.round, fold, summary)
 
 
 def teachers_of(rules: Pseudo, round: int) -> list[int]:

@@ -27,28 +27,6 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 SHOWN = 3  # pictures a kind
 SHOWN_TEST = 6
-METRICS = {
-    "dice": "twice the overlap of prediction and truth over the sum of their areas, averaged over images; two "
-    "empty masks count 1",
-    "miou": "mean intersection over union: each class's overlap over its union, over all pixels, averaged over classes",
-    "map": "average precision of instances: hits / (hits + misses + false alarms), averaged over IoU thresholds 0.50 "
-    "to 0.95, then over images (Data Science Bowl 2018)",
-    "dice_global": "twice the overlap of prediction and truth over the sum of their areas, over all pixels, averaged "
-    "over classes",
-    "f0.5": "F of precision and recall, precision weighing twice as much, averaged over images; two empty masks "
-    "count 1",
-    "accuracy": "share of the pixels that are right",
-    "macro_accuracy": "share of each class's pixels that are right, averaged over classes",
-    "mask_map": "share of the thresholds 0.50 to 0.95 that intersection over union is above, averaged over images; two "
-    "empty masks count 1 (TGS Salt)",
-    "boundary_f": "F of the shares of the two boundaries that lie within 0.75% of the image's diagonal of each other, "
-    "averaged over images; two empty masks count 1",
-    "surface_dice": "share of the outlines of prediction and truth that lie on each other, over all images, averaged "
-    "over classes",
-    "patch_f1": "F1 of the patches of 16 pixels a side more than a quarter of which is set, over all images (EPFL)",
-    "f2": "F of instances, misses weighing four times as much as false alarms, averaged over IoU thresholds 0.50 to "
-    "0.95, then over images (Airbus)",
-}
 
 
 @dataclass(frozen=True)
@@ -69,9 +47,15 @@ class Table:
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
     stage = report_stage(config, paths)
-    if stage.done(args.fresh) and paths.report.is_file():
-        print(f"{paths.report}: made already")
-        return
+    with stage.claim(args.fresh) as todo:
+        if todo:
+            write_report(config, paths)
+            stage.finish(config_hash=settings_hash(config), sha256=fingerprint(paths.report))
+        else:
+            print(f"{paths.report}: made already")
+
+
+def write_report(config: Config, paths: Paths) -> None:
     from sheets import write_curves, write_results
 
     page = render(collect(config, paths))
@@ -80,7 +64,6 @@ def main(args: argparse.Namespace) -> None:
     write_results(config, paths)
     with atomic(paths.report) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    stage.finish(config_hash=settings_hash(config), sha256=fingerprint(paths.report))
     print(f"{paths.report}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser")
 
 
@@ -96,7 +79,8 @@ def report_stage(config: Config, paths: Paths) -> Stage:
     runs = [paths.run(round, fold) for round in range(len(config.rounds)) for fold in range(config.folds.count)]
     inputs = [paths.scores, paths.postprocess, paths.index, paths.folds, paths.runs / "ensemble" / "manifest.json"]
     inputs += [run / "manifest.json" for run in runs]
-    return Stage(paths.report.with_name("manifest.json"), config.model_dump(mode="json"), tuple(inputs))
+    settings = config.model_dump(mode="json")
+    return Stage(paths.report.with_name("manifest.json"), settings, tuple(inputs), outputs=(paths.report,))
 
 
 def render(values: dict[str, Any]) -> str:
@@ -112,7 +96,8 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
     import yaml
 
     from pictures import BOTH, FALSE_NEGATIVE, FALSE_POSITIVE, class_colours, hex_colour
-    from sheets import list_class_weights
+    from rules import METRIC_WORDS
+    from sheets import list_class_weights, list_machines
 
     scores, table = read_json(paths.scores), read_table(paths)
     names = round_names(scores)
@@ -123,7 +108,7 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
     logs = read_logs(config, paths)
     return {
         "config": config,
-        "metric_words": METRICS[config.metric],
+        "metric_words": METRIC_WORDS[config.metric],
         "counts": {split: len(table.ids(split)) for split in ("labelled", "unlabelled", "test")},
         "sparse": any(table.sparse(image_id) for image_id in table.folds),
         "hidden_of": scores["hidden"],
@@ -144,6 +129,7 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
         "post": read_json(paths.postprocess),
         "weights": read_json(paths.runs / "ensemble" / "weights.json"),
         "times": [(names[round], [sum(line["seconds"] for line in log) for log in one]) for round, one in logs.items()],
+        "machines": list_machines(config, paths),
         "yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     }
 

@@ -146,9 +146,14 @@ def submit_ensemble(args: argparse.Namespace) -> None:
     """Write the submission of a config's own ensemble, once."""
     config, paths = open_config(args)
     stage = submission_stage(config, paths)
-    if stage.done(args.fresh) and paths.submission.is_file():
-        print(f"{paths.submission}: written already")
-        return
+    with stage.claim(args.fresh) as todo:
+        if todo:
+            write_ensemble(config, paths, stage)
+        else:
+            print(f"{paths.submission}: written already")
+
+
+def write_ensemble(config: Config, paths: Paths, stage: Stage) -> None:
     from formats import find_format, write_submission
 
     sample = sample_file(config, paths)
@@ -172,7 +177,7 @@ def submit_ensemble(args: argparse.Namespace) -> None:
 def submission_stage(config: Config, paths: Paths) -> Stage:
     settings = stage_settings(config, "task", "classes", "submission")
     inputs = (paths.index, paths.postprocess, paths.scores, paths.runs / "ensemble" / "manifest.json")
-    return Stage(paths.submission.with_suffix(".json"), settings, inputs)
+    return Stage(paths.submission.with_suffix(".json"), settings, inputs, outputs=(paths.submission,))
 
 
 def read_masks(config: Config, paths: Paths) -> Iterator[tuple[str, "np.ndarray"]]:

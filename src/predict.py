@@ -7,6 +7,7 @@ Writes a probability store for each purpose, and one more with test-time augment
 """
 
 import argparse
+from contextlib import ExitStack
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -54,31 +55,32 @@ def predict_stage(config: Config, paths: Paths, round: int, fold: int, split: st
         settings["predict"] |= {"tta": "none", "scales": []}
     inputs = (paths.index, paths.run(round, fold) / "manifest.json")
     store = paths.probabilities(round, fold, split, tta)
-    return Stage(store.with_suffix(".json"), settings, inputs)
+    return Stage(store.with_suffix(".json"), settings, inputs, outputs=(store,))
 
 
 def predict_split(
     config: Config, paths: Paths, round: int, fold: int, split: str, ways: list[bool], fresh: bool
 ) -> None:
     """Write the stores of a split, plain, with TTA or both in one pass, unless they are there already."""
-    todo = {}
-    for tta in ways:
-        stage = predict_stage(config, paths, round, fold, split, tta)
-        if stage.done(fresh):
-            print(f"round {round} fold {fold} {split}{' with TTA' if tta else ''}: predicted already")
-        else:
-            todo[tta] = stage
-    if not todo:
-        return
-    table = split_rows(paths, fold, split)
-    images = list(zip(table["image_id"], table["image"], strict=True))
-    named = {(False,): "", (True,): " with TTA", (False, True): ", plain and with TTA"}[tuple(todo)]
-    predictor = open_predictor(config, paths, round, fold, True in todo, plain_too=len(todo) == 2)
-    stores = [paths.probabilities(round, fold, split, tta) for tta in todo]
-    patch = config.predict.patch if split.endswith(PATCHES) else None
-    write_stores(config, paths, predictor, images, stores, f"round {round} fold {fold} {split}{named}", patch)
-    for stage in todo.values():
-        stage.finish(images=len(images))
+    with ExitStack() as stack:
+        todo = {}
+        for tta in ways:
+            stage = predict_stage(config, paths, round, fold, split, tta)
+            if stack.enter_context(stage.claim(fresh)):
+                todo[tta] = stage
+            else:
+                print(f"round {round} fold {fold} {split}{' with TTA' if tta else ''}: predicted already")
+        if not todo:
+            return
+        table = split_rows(paths, fold, split)
+        images = list(zip(table["image_id"], table["image"], strict=True))
+        named = {(False,): "", (True,): " with TTA", (False, True): ", plain and with TTA"}[tuple(todo)]
+        predictor = open_predictor(config, paths, round, fold, True in todo, plain_too=len(todo) == 2)
+        stores = [paths.probabilities(round, fold, split, tta) for tta in todo]
+        patch = config.predict.patch if split.endswith(PATCHES) else None
+        write_stores(config, paths, predictor, images, stores, f"round {round} fold {fold} {split}{named}", patch)
+        for stage in todo.values():
+            stage.finish(images=len(images))
 
 
 def split_rows(paths: Paths, fold: int, split: str) -> "pd.DataFrame":

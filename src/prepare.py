@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, atomic, raw_data, remove, stage_settings
+from artifacts import Paths, Stage, atomic, raw_data, stage_settings
 from cli import make_parser, open_config, run_script
 from config import Config
+from disk import locked, remove, sweep
 from errors import UserError
 
 if TYPE_CHECKING:
@@ -32,23 +33,33 @@ TABLES = (".csv", ".json", ".jsonl")  # files that hold the labels of many image
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
     root = raw_data(config, paths)
-    if config.data.kaggle and not root.is_dir():
-        fetch_data(config.data.kaggle, root)
-    if config.data.generator != "none" and (args.fresh or not root.is_dir()):
-        generate(config, root)
+    drawn = config.data.generator != "none"
+    if (drawn and args.fresh) or ((drawn or config.data.kaggle) and not root.is_dir()):
+        with locked(root):
+            bring_data(config, root, args.fresh)
     settings = stage_settings(config, "task", "classes", "data", "seed") | {"channels": config.image.channels}
     del settings["data"]["kaggle"]  # the same files are the same data, whoever brought them
     if drawn := config.data.labels.points:
         del settings["data"]["labels"]["points"]["judge"]
         settings["grid"] = [config.image.scale, config.image.long_side] if drawn.grid == "working" else []
     stage = Stage(paths.data / "manifest.json", settings, inputs=label_tables(config, root))
-    if stage.done(args.fresh):
-        print(f"{paths.data}: prepared already")
-        return
-    for old in (paths.index, paths.points, paths.data / "coverage.csv", paths.data / "masks", paths.data / "dense"):
-        remove(old)
-    index, coverage = prepare(config, paths, root)
-    stage.finish(**summarise(config, index, coverage))
+    with stage.claim(args.fresh) as todo:
+        if not todo:
+            print(f"{paths.data}: prepared already")
+            return
+        for old in (paths.index, paths.points, paths.data / "coverage.csv", paths.data / "masks", paths.data / "dense"):
+            remove(old)
+        index, coverage = prepare(config, paths, root)
+        stage.finish(**summarise(config, index, coverage))
+
+
+def bring_data(config: Config, root: Path, fresh: bool) -> None:
+    """Download or draw the data where it is not there, while `root` is locked."""
+    sweep(root)
+    if config.data.kaggle and not root.is_dir():
+        fetch_data(config.data.kaggle, root)
+    if config.data.generator != "none" and (fresh or not root.is_dir()):
+        generate(config, root)
 
 
 def fetch_data(source: str, root: Path) -> None:
@@ -62,8 +73,6 @@ def fetch_data(source: str, root: Path) -> None:
     archive = root.with_name(f".{root.name}.{source.replace('/', '-')}.zip")
     if not archive.is_file():
         download(source, archive)
-    for left in root.parent.glob(f".{root.name}.tmp*"):  # by a process that was killed while unpacking
-        remove(left)
     with atomic(root) as folder:
         unpack(archive, folder)
     archive.unlink()

@@ -67,6 +67,29 @@ METRICS: dict[str, Rule] = {
     "map": Rule("instance_precision", task="instances"),
     "f2": Rule("instance_f_beta", task="instances", beta=2.0),
 }
+# the same in words, for a report
+METRIC_WORDS = {
+    "dice": "twice the overlap of prediction and truth over the sum of their areas, averaged over images; two "
+    "empty masks count 1",
+    "miou": "mean intersection over union: each class's overlap over its union, over all pixels, averaged over classes",
+    "map": "average precision of instances: hits / (hits + misses + false alarms), averaged over IoU thresholds 0.50 "
+    "to 0.95, then over images (Data Science Bowl 2018)",
+    "dice_global": "twice the overlap of prediction and truth over the sum of their areas, over all pixels, averaged "
+    "over classes",
+    "f0.5": "F of precision and recall, precision weighing twice as much, averaged over images; two empty masks "
+    "count 1",
+    "accuracy": "share of the pixels that are right",
+    "macro_accuracy": "share of each class's pixels that are right, averaged over classes",
+    "mask_map": "share of the thresholds 0.50 to 0.95 that intersection over union is above, averaged over images; two "
+    "empty masks count 1 (TGS Salt)",
+    "boundary_f": "F of the shares of the two boundaries that lie within 0.75% of the image's diagonal of each other, "
+    "averaged over images; two empty masks count 1",
+    "surface_dice": "share of the outlines of prediction and truth that lie on each other, over all images, averaged "
+    "over classes",
+    "patch_f1": "F1 of the patches of 16 pixels a side more than a quarter of which is set, over all images (EPFL)",
+    "f2": "F of instances, misses weighing four times as much as false alarms, averaged over IoU thresholds 0.50 to "
+    "0.95, then over images (Airbus)",
+}
 
 _DICE = Rule("f_beta")
 _PAIRS = Rule("f_beta", "pair", task="multilabel")

@@ -6,13 +6,20 @@ a run that was killed goes on with the very numbers it would have drawn, whateve
 
 import functools
 import hashlib
+import importlib
+import platform
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+CPUINFO = Path("/proc/cpuinfo")
+LIBRARIES = ("torch", "numpy", "cv2", "albumentations", "timm", "segmentation_models_pytorch")
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -68,6 +75,27 @@ def autocast(device: torch.device, precision: Literal["auto", "bf16", "fp16", "f
     chosen = choose_precision(precision)
     dtype = torch.float16 if chosen == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=chosen != "no")
+
+
+def describe_machine(accelerator: "Accelerator") -> dict[str, str | int]:
+    """What decides a run's last bits besides its config and seed."""
+    gpu = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
+    return {
+        "processor": _processor(),
+        "device": gpu,
+        "threads": torch.get_num_threads(),
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        "python": platform.python_version(),
+        **{name: importlib.import_module(name).__version__ for name in LIBRARIES},
+    }
+
+
+def _processor() -> str:
+    """The processor's model where Linux names it, or else its kind."""
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def best_device() -> torch.device:

@@ -75,6 +75,13 @@ def list_class_weights(config: Config, paths: Paths, names: list[str]) -> list[t
     return found
 
 
+def list_machines(config: Config, paths: Paths) -> list[dict[str, Any]]:
+    """The different machines that the folds were trained on, each as its manifest says."""
+    places = [paths.run(round, fold) for round in range(len(config.rounds)) for fold in range(config.folds.count)]
+    found = [read_json(place / "manifest.json").get("machine") for place in places]
+    return [one for number, one in enumerate(found) if one and one not in found[:number]]
+
+
 def curve_sheet(paths: Paths) -> Path:
     return paths.report.with_name("curves.png")
 

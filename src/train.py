@@ -12,6 +12,7 @@ skipped; one trained with other settings is refused until --fresh.
 
 import argparse
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,13 @@ from artifacts import (
     atomic,
     load_checkpoint,
     read_json,
-    remove,
     save_checkpoint,
     stage_settings,
     write_config,
 )
 from cli import chosen_folds, make_parser, open_config, run_script
 from config import Config
+from disk import remove
 from errors import UserError
 
 if TYPE_CHECKING:
@@ -40,20 +41,25 @@ if TYPE_CHECKING:
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
     stages = {fold: train_stage(config, paths, args.round, fold) for fold in chosen_folds(args, config)}
-    todo = [fold for fold, stage in stages.items() if not stage.done(args.fresh)]
-    for fold in stages.keys() - set(todo):
-        drop_progress(paths.run(args.round, fold))
-        print(f"round {args.round} fold {fold}: trained already")
-    if not todo:
-        return
+    with ExitStack() as claims:
+        todo = [fold for fold, stage in stages.items() if claims.enter_context(stage.claim(args.fresh))]
+        for fold in stages.keys() - set(todo):
+            drop_progress(paths.run(args.round, fold))
+            print(f"round {args.round} fold {fold}: trained already")
+        if todo:
+            train_folds(config, paths, args.round, {fold: stages[fold] for fold in todo}, args.fresh)
+
+
+def train_folds(config: Config, paths: Paths, round: int, stages: dict[int, Stage], fresh: bool) -> None:
+    """Train the claimed folds of a round, one after the other."""
     from runtime import best_device, make_accelerator
 
-    precision = config.rounds[args.round].train.precision
+    precision = config.rounds[round].train.precision
     if precision == "fp16" and best_device().type == "cpu":
         raise UserError("train.precision: fp16 needs a GPU; say auto, bf16 or fp32")
     accelerator = make_accelerator(precision)
-    for fold in todo:
-        train_fold(config, paths, args.round, fold, stages[fold], accelerator, args.fresh)
+    for fold, stage in stages.items():
+        train_fold(config, paths, round, fold, stage, accelerator, fresh)
 
 
 def train_stage(config: Config, paths: Paths, round: int, fold: int) -> Stage:
@@ -83,7 +89,7 @@ def train_fold(
 
     from dataset import StepSampler, TrainingDataset, make_loader
     from engine import evaluate, train_one_epoch
-    from runtime import derive_seed
+    from runtime import derive_seed, describe_machine
 
     folder, settings = paths.run(round, fold), config.rounds[round].train
     if accelerator.is_main_process:
@@ -121,6 +127,7 @@ def train_fold(
                     save_checkpoint(folder / "best.pt", checkpoint(learner, epoch))
         log.append(line)
         if accelerator.is_main_process:
+            stage.check()
             # the log first: killed in between, the epoch is run and written again
             write_log(folder, log)
             save_checkpoint(folder / "progress.pt", learner.state() | {"epoch": epoch, "log": log})
@@ -130,7 +137,8 @@ def train_fold(
         save_checkpoint(folder / "last.pt", checkpoint(learner, epoch))
         trained = sorted(record.image_id for record in sources[0].records)
         scores = log[-1].get("scores", {})
-        stage.finish(round=round, fold=fold, train_ids=trained, seen_ids=seen, scores=scores, class_weights=weights)
+        results = {"train_ids": trained, "seen_ids": seen, "scores": scores, "class_weights": weights}
+        stage.finish(round=round, fold=fold, machine=describe_machine(accelerator), **results)
         drop_progress(folder)
     accelerator.wait_for_everyone()
 
@@ -142,7 +150,7 @@ def drop_progress(folder: Path) -> None:
 
 
 def open_folder(folder: Path, stage: Stage, fresh: bool) -> None:
-    """Make a run's folder ready: emptied where it starts anew, and swept of what a killed run was just writing.
+    """Make a run's folder ready: emptied where it starts anew.
 
     Raises UserError with the difference where it was interrupted with other settings.
     """
@@ -150,11 +158,10 @@ def open_folder(folder: Path, stage: Stage, fresh: bool) -> None:
         for name in ("last.pt", "best.pt", "log.jsonl", "progress.pt"):
             (folder / name).unlink(missing_ok=True)
         remove(folder / "tensorboard")
-    for temporary in folder.glob(".*.tmp*"):
-        remove(temporary)
     started = Stage(folder / "started.json", stage.settings, stage.inputs)
-    if not started.done(fresh=not (folder / "progress.pt").is_file()):
-        started.finish()
+    with started.claim(fresh=not (folder / "progress.pt").is_file()) as todo:
+        if todo:
+            started.finish()
 
 
 def agree(scores: dict[str, float], accelerator: "Accelerator") -> dict[str, float]:

@@ -9,9 +9,13 @@ import copy
 import functools
 import hashlib
 import importlib
+import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from accelerate.state import AcceleratorState
 from artifacts import TOP, Paths, read_json
 from cli import make_parser, run_script
 from config import Config
+from disk import locked
 from errors import UserError
 from scenes import write_competition
 from settings import load_config, merge, parse_config
@@ -122,6 +127,50 @@ def call(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
 
 
+def run_and_kill(jobs: list[dict[str, Any]]) -> list[int]:
+    """Run jobs as killer.py says; returns how often each was killed. Every job must come to its end."""
+    command = [sys.executable, str(TOP / "tests" / "killer.py")]
+    given = json.dumps(jobs)
+    answer = subprocess.run(command, input=given, env=environment(), capture_output=True, text=True, timeout=900)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    results = json.loads(answer.stdout.splitlines()[-1])
+    faults = [line[-300:] for line in answer.stderr.splitlines() if "Error" in line or "File " in line][-12:]
+    assert not any(code for _, code in results), (results, faults)
+    return [kills for kills, _ in results]
+
+
+@contextmanager
+def held(path: Path, orphan: bool = False) -> Iterator[int]:
+    """Another process holds the lock of `path`; its number. It is killed at the end, when the lock must be free, even
+    where (`orphan`) a process that it forked lives on."""
+    reader, writer = os.pipe()
+    over, end = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.close(end)
+            with locked(path):
+                if orphan and not os.fork():
+                    os.read(over, 1)
+                    os._exit(0)
+                os.write(writer, b"held")
+                os.read(over, 1)  # until the test has ended
+        finally:
+            os._exit(1)
+    os.close(over)
+    try:
+        assert os.read(reader, 4) == b"held"
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if orphan:
+            with locked(path):
+                pass
+        for one in (reader, writer, end):
+            os.close(one)
+
+
 def environment() -> dict[str, str]:
     """One thread a process: tiny tensors are slower on more."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -148,8 +197,6 @@ def same_tensors(ours: Any, theirs: Any) -> bool:
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """A run's log.jsonl without what depends on the machine's speed."""
-    import json
-
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{key: one for key, one in line.items() if key not in ("seconds", "images_per_second")} for line in lines]
 

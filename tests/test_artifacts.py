@@ -3,6 +3,8 @@
 import errno
 import os
 import pickle
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,23 +111,32 @@ def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path / "runs" / "manifest.json", settings, (index,))
 
 
+def finish(stage: Stage, **results: float) -> None:
+    with stage.claim(fresh=True):
+        stage.finish(**results)
+
+
 def test_a_stage_is_done_once_it_is_finished(stage: Stage) -> None:
     assert not stage.done()
-    stage.finish(score=0.5)
+    with stage.claim() as todo:
+        assert todo
+        stage.finish(score=0.5)
+    with stage.claim() as todo:
+        assert not todo
     assert stage.done()
     assert read_json(stage.manifest)["score"] == 0.5
     assert str(stage.manifest.parent.parent) not in stage.manifest.read_text()
 
 
 def test_the_same_stage_writes_the_same_bytes(stage: Stage) -> None:
-    stage.finish(score=0.5)
+    finish(stage, score=0.5)
     before = stage.manifest.read_bytes()
-    stage.finish(score=0.5)
+    finish(stage, score=0.5)
     assert stage.manifest.read_bytes() == before
 
 
 def test_other_settings_are_refused_with_the_difference(stage: Stage) -> None:
-    stage.finish()
+    finish(stage)
     other = Config(name="fields", seed=1, train={"epochs": 3})
     changed = Stage(stage.manifest, stage_settings(other, "seed", "train"), stage.inputs)
     with pytest.raises(UserError) as caught:
@@ -136,7 +147,7 @@ def test_other_settings_are_refused_with_the_difference(stage: Stage) -> None:
 
 
 def test_changed_inputs_are_refused_and_missing_ones_named(stage: Stage) -> None:
-    stage.finish()
+    finish(stage)
     stage.inputs[0].write_text("image_id\nb\n")
     with pytest.raises(UserError, match=r"inputs\..*data/index\.csv"):
         stage.done()
@@ -146,9 +157,40 @@ def test_changed_inputs_are_refused_and_missing_ones_named(stage: Stage) -> None
 
 
 def test_fresh_forgets_what_was_done(stage: Stage) -> None:
-    stage.finish()
-    assert not stage.done(fresh=True)
+    finish(stage)
+    with stage.claim(fresh=True) as todo:
+        assert todo
     assert not stage.done(), "killed after --fresh, the stage must not count as done"
+
+
+def test_a_stage_whose_output_is_gone_is_done_again(stage: Stage) -> None:
+    output = stage.manifest.with_name("scores.json")
+    stage = replace(stage, outputs=(output,))
+    finish(stage)
+    assert not stage.done()
+    output.touch()
+    assert stage.done()
+
+
+def test_a_claim_sweeps_what_killed_processes_left(stage: Stage) -> None:
+    folder, shared = stage.manifest.parent, stage.manifest.parent.parent / "submissions"
+    shared.mkdir()
+    (folder / ".oof.tmp7.zarr").mkdir(parents=True)
+    (folder / ".manifest.tmp7.json").touch()
+    for name in (".fields.tmp7.csv", ".fields.tmp8.json", ".others.tmp9.csv"):
+        (shared / name).touch()
+    with stage.claim():
+        assert everything_in(folder) == [".manifest.json.lock"]
+    own = replace(stage, manifest=shared / "fields.json", outputs=(shared / "fields.csv",))
+    with own.claim():
+        assert everything_in(shared) == [".fields.json.lock", ".others.tmp9.csv"], "others may be written just now"
+
+
+def test_a_folder_that_vanished_is_not_finished(stage: Stage) -> None:
+    with pytest.raises(UserError, match=r"runs/manifest\.json: its folder vanished"), stage.claim():
+        shutil.rmtree(stage.manifest.parent)
+        stage.finish()
+    assert not stage.manifest.exists()
 
 
 def test_a_checkpoint_reads_back(tmp_path: Path) -> None:
@@ -317,7 +359,7 @@ def test_a_renamed_workspace_is_still_done(tmp_path: Path) -> None:
         root = tmp_path / workspace
         return Stage(root / "runs/x/manifest.json", {"seed": 0}, (root / "folds/x.csv",))
 
-    stage("before").finish()
+    finish(stage("before"))
     (tmp_path / "before").rename(tmp_path / "after")
     assert stage("after").done()
     (tmp_path / "after/folds/x.csv").write_text("b")

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import re
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,24 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import JOINT, call, leftovers, make_workspace, open_workspace, prepare_data, run, switches, write_config
+from helpers import (
+    JOINT,
+    call,
+    held,
+    leftovers,
+    make_workspace,
+    open_workspace,
+    prepare_data,
+    run,
+    switches,
+    write_config,
+)
 from PIL import Image
 
 import engine
 import infer
 from artifacts import load_checkpoint, save_checkpoint, write_json
+from disk import lock_file
 from errors import UserError
 
 
@@ -270,33 +283,104 @@ def test_an_interrupted_run_goes_on_only_with_its_own_settings(
 # --- disks and numbers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["train", "predict", "make_pseudo_labels"])
+# each writing stage: its arguments, a file that it writes half-way, and its manifest
+WRITERS: dict[str, tuple[list[str], str, str]] = {
+    "prepare": (["--fresh"], "coverage.csv", "data/tiny/manifest.json"),
+    "make_folds": (["--fresh"], "tiny.csv", "data/tiny/folds.json"),
+    "train": (["--fold", "1"], "progress.pt", "runs/tiny/round0/fold1/manifest.json"),
+    "predict": (["--fold", "0", "--fresh"], "oof.zarr", "runs/tiny/round0/fold0/oof.json"),
+    "make_pseudo_labels": (["--fold", "0", "--round", "1"], "index.csv", "runs/tiny/round1/fold0/pseudo/manifest.json"),
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("script", WRITERS)
 def test_a_full_disk_is_told_and_leaves_nothing_torn(
     trained: Path, tmp_path: Path, script: str, fail: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything is renamed into its place when it is whole; the disk is full at that very moment."""
     folder, replace = copy_of(trained, tmp_path), os.replace
-    arguments = ["--fold", "1"] if script == "train" else ["--fold", "0", "--fresh"]
-    arguments += ["--round", "1"] if script == "make_pseudo_labels" else []
-    asked: list[str] = []
+    arguments, torn, done = WRITERS[script]
 
     def full(source: Any, target: Any) -> None:
-        asked.append(Path(target).name)
-        if asked[-1] in ("progress.pt", "oof.zarr", "index.csv"):
+        if Path(target).name == torn:
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
     error = fail(script, folder, *arguments)
-    assert f"{asked[-1]}: the disk is full; free some space and start again" in error
-    place = open_workspace(folder)[1].run(0, 1 if script == "train" else 0)
-    done = {"train": place / "manifest.json", "predict": place / "oof.json"}.get(
-        script, open_workspace(folder)[1].pseudo(1, 0) / "manifest.json"
-    )
-    assert not done.exists()
+    assert f"{torn}: the disk is full; free some space and start again" in error
+    assert not (folder / done).exists()
     monkeypatch.setattr(os, "replace", replace)
     run(script, folder, *arguments)
-    assert done.exists()
+    assert (folder / done).exists()
+
+
+@pytest.mark.parametrize("script", WRITERS)
+def test_a_folder_that_vanishes_is_told(
+    trained: Path, tmp_path: Path, script: str, fail: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, replace = copy_of(trained, tmp_path), os.replace
+    arguments, torn, done = WRITERS[script]
+
+    def vanish(source: Any, target: Any) -> None:
+        if Path(target).name == torn:
+            shutil.rmtree(Path(target).parent)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", vanish)
+    assert ": its folder vanished while it was written; start again" in fail(script, folder, *arguments)
+    assert not (folder / done).exists()
+
+
+@pytest.mark.parametrize(("script", "limit"), [("train", 20_000), ("predict", 1_000)])
+def test_a_disk_that_ends_within_a_file_is_told(
+    trained: Path, tmp_path: Path, script: str, limit: int, fail: Callable
+) -> None:
+    """By the system's own limit, so that whatever writes a checkpoint or a store must pass its word on."""
+    folder, (arguments, _, done) = copy_of(trained, tmp_path), WRITERS[script]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        error = fail(script, folder, *arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "the disk takes no file of this size" in error
+    assert not (folder / done).exists()
+
+
+@pytest.mark.parametrize("script", WRITERS)
+@pytest.mark.parametrize("kind", ["held", "read-only"])
+def test_a_stage_that_another_process_is_at_or_that_cannot_be_written_is_left_alone(
+    trained: Path, tmp_path: Path, script: str, kind: str, fail: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, (arguments, _, done) = copy_of(trained, tmp_path), WRITERS[script]
+    before, opened = contents(folder), Path.open
+
+    def refuse(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode != "r":
+            raise OSError(errno.EROFS, "Read-only file system")
+        return opened(path, mode, *arguments, **options)
+
+    if kind == "held":
+        with held(folder / done) as holder:
+            error = fail(script, folder, *arguments)
+        assert f"{done}: in work by process {holder} on " in error
+        lock_file(folder / done).unlink()  # the killed holder's
+    else:
+        monkeypatch.setattr(Path, "open", refuse)
+        error = fail(script, folder, *arguments)
+        assert "the folder is read-only; choose another --workspace" in error
+        monkeypatch.undo()
+    assert contents(folder) == before
+
+
+def test_a_workspace_below_a_file_is_told(raw: Path, tmp_path: Path, fail: Callable) -> None:
+    below = ["--workspace", str(raw / "tiny.yaml" / "w"), "--set", f"data.root={raw / 'raw'}"]
+    assert "a file stands where a folder should be" in fail("prepare", raw, *below)
 
 
 def test_weights_that_run_away_are_told(trained: Path, tmp_path: Path, fail: Callable) -> None:

@@ -15,7 +15,7 @@ SRC = TOP / "src"
 FLOORS = (
     "errors",
     "config",
-    "records competitions digits runs settings",
+    "records competitions digits runs settings disk",
     "rle losses metrics runtime strata tables terrain districts unet",
     "artifacts matching surfaces",
     "cli images detections stores transforms scenes microct rules zips kaggle_site",

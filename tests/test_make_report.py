@@ -32,6 +32,7 @@ from pictures import (
     plot_curves,
     show_image,
 )
+from rules import METRIC_WORDS
 from settings import load_config, parse_config
 from sheets import best_middle_worst, label_palette
 from stores import ProbabilityWriter
@@ -135,7 +136,8 @@ def make_run(folder: Path, task: str = "binary", sparse: bool = False) -> list[s
     )
     for fold in range(2):
         for round in range(2):
-            write_json(paths.run(round, fold) / "manifest.json", {})
+            machine = {"processor": f"{HOSTILE} {fold}", "threads": 2, "torch": "9.9"}
+            write_json(paths.run(round, fold) / "manifest.json", {"machine": machine} if round else {})
             log = [{"epoch": n, "step": 10 * n, "loss": 1 / (1 + n + fold), "seconds": 45.0} for n in range(5)]
             log[-1] |= {"score": 0.5 + 0.1 * fold}
             (paths.run(round, fold) / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
@@ -224,6 +226,7 @@ def test_the_numbers_stand_in_the_page(tmp_path: Path) -> None:
         assert shown in text
     assert "10 labelled, 4 unlabelled, 7 test" in text
     assert "on its hidden label" in text
+    assert text.count("threads 2, torch 9.9.</p>") == 2, "each machine once, and none where a manifest names none"
     assert "pixel_confidence: 0.8" in text
 
 
@@ -339,4 +342,4 @@ def test_best_middle_and_worst_share_no_image(count: int) -> None:
 
 
 def test_every_metric_is_said_in_words() -> None:
-    assert set(script.METRICS) == {name for names in TASK_METRICS.values() for name in names}
+    assert set(METRIC_WORDS) == {name for names in TASK_METRICS.values() for name in names}

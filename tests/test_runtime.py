@@ -1,9 +1,20 @@
 """Seeds, precision, and torchvision's mend."""
 
+import json
+import sys
+
 import pytest
 import torch
 
-from runtime import autocast, best_device, choose_precision, derive_seed, mend_torchvision
+from runtime import (
+    autocast,
+    best_device,
+    choose_precision,
+    derive_seed,
+    describe_machine,
+    make_accelerator,
+    mend_torchvision,
+)
 
 
 def test_a_seed_is_the_same_on_every_machine() -> None:
@@ -61,3 +72,12 @@ def test_torchvision_is_mended_once() -> None:
 
     assert torchvision.__version__
     assert mend_torchvision.__wrapped__() is None  # a second look finds nothing to mend
+
+
+def test_the_machine_is_described_in_plain_values() -> None:
+    said = describe_machine(make_accelerator("fp32"))
+    assert json.loads(json.dumps(said)) == said
+    assert (said["precision"], said["processes"], said["threads"]) == ("no", 1, torch.get_num_threads())
+    assert said["torch"] == torch.__version__
+    assert said["python"] == sys.version.split()[0]
+    assert len(str(said["processor"])) > 3

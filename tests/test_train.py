@@ -1,8 +1,6 @@
 """Training: killed and resumed bit for bit, schedules, accumulation, early stopping, what a round learns from."""
 
-import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +9,14 @@ import pytest
 import torch
 from helpers import (
     JOINT,
-    SRC,
-    environment,
     leftovers,
     make_workspace,
     open_workspace,
     prepare_data,
     read_log,
     run,
+    run_and_kill,
     same_tensors,
-    switches,
     write_config,
 )
 from torch import nn
@@ -31,70 +27,6 @@ from config import Train
 from images import read_mask
 from members import open_predictor
 from models import build_model
-
-# Runs train.py in forked children of one process. A job is [arguments, limits]: a child is killed at its event number
-# `limit`, the next one goes on, and the last is left alone. Events are all that a kill could tear apart; the answer is
-# how many children were killed and the last one's exit code, job by job.
-KILLER = """\
-import io, json, os, signal, sys, traceback
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from runtime import mend_torchvision
-mend_torchvision()
-import accelerate, albumentations, pandas, segmentation_models_pytorch, torch, torch.utils.tensorboard
-import artifacts, engine, train
-from cli import make_parser
-
-def run(arguments, limit):
-    events, dying = 0, False
-    def event():
-        nonlocal events
-        events += 1
-        if events == limit:
-            os.kill(os.getpid(), signal.SIGKILL)
-    def around(function):
-        def watched(*args, **kwargs):
-            event()
-            answer = function(*args, **kwargs)
-            event()
-            return answer
-        return watched
-    save = torch.save
-    def torn_save(state, file):
-        if events + 1 == limit:
-            whole = io.BytesIO()
-            save(state, whole)
-            file.write(whole.getvalue()[: whole.tell() // 2])
-        event()
-        save(state, file)
-    torch.save = torn_save
-    engine.apply_step = around(engine.apply_step)
-    os.replace = around(os.replace)
-    Path.unlink = around(Path.unlink)
-    train.main(make_parser("", fold=True, round=True).parse_args(arguments))
-
-results = []
-for arguments, limits in json.loads(sys.stdin.read()):
-    kills = 0
-    for limit in [*limits, 0]:
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                run(arguments, limit)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        status = os.waitpid(child, 0)[1]
-        if not os.WIFSIGNALED(status):
-            break
-        kills += 1
-    results.append([kills, os.WEXITSTATUS(status)])
-print(json.dumps(results), file=sys.__stdout__)
-"""
 
 # every schedule, optimizer, average and source of images is in one of these
 RUNS: dict[str, dict[str, Any]] = {
@@ -112,17 +44,6 @@ RUNS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def train_and_kill(jobs: list[tuple[list[str], list[int]]], folder: Path) -> list[list[int]]:
-    command = [sys.executable, "-c", KILLER, str(SRC)]
-    answer = subprocess.run(
-        command, input=json.dumps(jobs), cwd=folder, env=environment(), capture_output=True, text=True, timeout=500
-    )
-    results = json.loads(answer.stdout.splitlines()[-1])
-    faults = [line[-300:] for line in answer.stderr.splitlines() if "Error" in line or "File " in line]
-    assert not any(code for _, code in results), (results, faults)
-    return results
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared workspace that tests copy from."""
@@ -138,24 +59,30 @@ def copy_of(data: Path, folder: Path, **values: Any) -> Path:
     return folder
 
 
+def make_job(folder: Path, round: int, moments: list[Any]) -> dict[str, Any]:
+    arguments = ["--fold", "0", "--round", str(round)]
+    return {"folder": str(folder), "copy_of": "", "script": "train", "arguments": arguments, "moments": moments}
+
+
 @pytest.fixture(scope="module")
 def killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path, int]]:
     """Each of RUNS twice, unbroken and killed at seeded moments: both run folders, and how often it was killed."""
     top, jobs, places = tmp_path_factory.mktemp("killed"), [], {}
     for name, values in RUNS.items():
         round = len(values.get("rounds", [0])) - 1
-        rng = np.random.default_rng(len(name))
-        for kind, limits in (("unbroken", []), ("killed", rng.integers(2, 40, 5).tolist())):
+        drawn = np.random.default_rng(len(name)).uniform(0.05, 0.6, 4).tolist()
+        for kind, moments in (("unbroken", []), ("killed", ["torn rename .*progress.pt", *drawn])):
             folder = copy_of(data, top / name / kind / "whole", **values)
             if round:
                 run("train", folder, "--fold", "0")
                 run("predict", folder, "--fold", "0")
                 run("make_pseudo_labels", folder, "--round", "1", "--fold", "0")
-            jobs.append(([*switches(folder), "--fold", "0", "--round", str(round)], limits))
+            jobs.append(make_job(folder, round, moments))
             places[name, kind] = open_workspace(folder)[1].run(round, 0)
-    folder = copy_of(data, top / "workers" / "whole", train={"workers": 2})
-    jobs.append(([*switches(folder), "--fold", "0"], []))
-    kills = [kills for kills, _ in train_and_kill(jobs, top)[1:-1:2]]
+    for workers in (1, 2):
+        folder = copy_of(data, top / "workers" / str(workers) / "whole", train={"workers": workers})
+        jobs.append(make_job(folder, 0, []))
+    kills = run_and_kill(jobs)[1:-2:2]
     return {
         name: (places[name, "unbroken"], places[name, "killed"], count) for name, count in zip(RUNS, kills, strict=True)
     }
@@ -178,10 +105,19 @@ def test_a_killed_run_ends_with_the_same_weights(killed: dict[str, tuple[Path, P
 # --- what is saved, skipped and logged -------------------------------------------------------------------------------
 
 
-def test_loader_workers_change_nothing(killed: dict[str, tuple[Path, Path, int]]) -> None:
-    unbroken, resumed, _ = killed["onecycle"]
-    with_workers = resumed.parents[6] / "workers" / "whole" / "runs/tiny/round0/fold0"
-    assert same_tensors(load_checkpoint(unbroken / "last.pt"), load_checkpoint(with_workers / "last.pt"))
+def test_loader_workers_change_no_byte(killed: dict[str, tuple[Path, Path, int]], tmp_path: Path) -> None:
+    unbroken, top = killed["onecycle"][0].parents[3], killed["onecycle"][1].parents[6]
+    folders = [tmp_path / "whole", *(top / "workers" / str(workers) / "whole" for workers in (1, 2))]
+    shutil.copytree(unbroken, folders[0], symlinks=True)
+    for folder in folders[::2]:
+        run("predict", folder, "--fold", "0")
+    fold = Path("runs/tiny/round0/fold0")
+    for name in ("last.pt", "best.pt"):
+        assert len({(folder / fold / name).read_bytes() for folder in folders}) == 1, name
+    chunks = sorted(path.relative_to(folders[0]) for path in (folders[0] / fold).glob("*.zarr/**/*") if path.is_file())
+    assert len(chunks) > 8
+    for name in chunks:
+        assert (folders[0] / name).read_bytes() == (folders[2] / name).read_bytes(), name
 
 
 def test_the_log_says_what_each_source_taught(killed: dict[str, tuple[Path, Path, int]]) -> None:
