@@ -12,10 +12,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from errors import UserError
+from yamls import read_yaml
 
 IGNORE_INDEX = 255  # the label of a pixel nobody knows; every loss and metric leaves it out
 
@@ -34,7 +34,7 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {  # the scores that fit a task; rule
 class Section(BaseModel):
     """A part of the schema: frozen, and a key it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TableFormat(Section):
@@ -305,7 +305,7 @@ class Postprocess(Section):
 
 
 class Config(Section):
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # names files and folders
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]  # names files and folders
     seed: int = 0
     task: Literal["binary", "multiclass", "multilabel", "instances"] = "binary"
     classes: tuple[str, ...] = ("foreground",)
@@ -375,9 +375,9 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     if not path.is_file():
         raise UserError(f"{path}: no such config; the ones here are {', '.join(_siblings(path)) or 'none'}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        values = read_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a mapping of keys to values, not a {type(values).__name__}")
     values.setdefault("name", path.stem)
@@ -443,9 +443,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise UserError(f"--set {override}: write it as a.b=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
+        value = read_yaml(text)
+    except ValueError as error:
+        raise UserError(f"--set {override}: {text!r} is not a YAML value ({error}); quote it") from None
     *parents, last = key.split(".")
     node: Any = values
     for part in parents:

@@ -3,10 +3,14 @@
     image = read_image(Path("train/a.jpg"), channels=3)  # (H, W, 3) uint8
     height, width = image_size(Path("train/a.jpg"))  # from the header alone
 
-A photo's EXIF orientation is applied, to pixels and size alike: people draw masks on the upright picture.
+A photo's EXIF orientation is applied, to pixels and size alike: browsers and the tools that masks are drawn in show the
+upright picture (https://www.w3.org/TR/css-images-3/#the-image-orientation). A mask file's own is applied as well.
 """
 
+import logging
+import math
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import ExifTags, Image
@@ -21,8 +26,12 @@ from PIL import ExifTags, Image
 from artifacts import atomic
 from config import IGNORE_INDEX
 from errors import UserError
+from memory import check_memory
 
 TIFF = (".tif", ".tiff")
+# what Pillow may open, whatever a file's name says: no format whose reader starts another program, as PostScript's does
+PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")
+EXACT = 2**53  # the largest whole number up to which floats hold them all
 # pixel scale, tie points, transformation, and the directory of the CRS with its numbers and texts (OGC 19-008)
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
 MAX_INSTANCES = 32767  # in a label: a 16-bit PNG holds more, but its highest bit marks a doubtful pixel
@@ -41,8 +50,11 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
         image = image[..., None]
     if image.dtype == np.bool_:
         image = image.astype(np.uint8) * 255
+    elif np.iscomplexobj(image):
+        raise UserError(f"{path}: holds complex numbers; save their size or their parts as channels")
     elif image.dtype not in (np.uint8, np.uint16):
-        image = image.astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told
+            image = image.astype(np.float32)
         if not np.isfinite(image).all():
             raise UserError(f"{path}: holds NaN or infinite pixels; fill them with a number first")
     return image if channels is None else _fit_channels(image, channels, path)
@@ -52,11 +64,23 @@ def image_size(path: Path) -> tuple[int, int]:
     """`(height, width)` of the upright image, from its header. Raises UserError where it is missing or unreadable."""
     with _readable(path):
         if path.suffix.lower() in TIFF:
-            with tifffile.TiffFile(path) as file:
-                size = _tiff_layout(file.series[0])[1]
-                return size if _tiff_orientation(file.pages.first) < 5 else size[::-1]
+            with _open_tiff(path) as file:
+                size, orientation = _tiff_layout(_first_series(file))[1], _tiff_orientation(file.pages.first)
+        else:
+            with _open(path) as picture:
+                size, orientation = picture.size[::-1], _orientation(picture)
+        _check_size(size, 0)
+    return size if orientation < 5 else size[::-1]
+
+
+def is_turned(path: Path) -> bool:
+    """Whether an EXIF orientation changes how a picture's pixels lie. Raises UserError as `image_size` does."""
+    with _readable(path):
+        if path.suffix.lower() in TIFF:
+            with _open_tiff(path) as file:
+                return _tiff_orientation(file.pages.first) != 1
         with _open(path) as picture:
-            return picture.size[::-1] if _orientation(picture) < 5 else picture.size
+            return _orientation(picture) != 1
 
 
 def full_scale(image: np.ndarray) -> float:
@@ -74,7 +98,7 @@ def read_label_file(path: Path, colours: bool) -> np.ndarray:
     if mask.dtype == np.bool_:
         mask = mask.astype(np.uint8)
     if np.issubdtype(mask.dtype, np.floating):
-        if not (np.isfinite(mask).all() and (mask == np.rint(mask)).all()):
+        if not ((np.abs(mask) <= EXACT).all() and (mask == np.rint(mask)).all()):
             raise UserError(f"{path}: a mask of fractions or NaN; save it with whole numbers")
         mask = mask.astype(np.int64)
     return mask
@@ -123,7 +147,7 @@ def read_geo_tags(path: Path) -> list[tuple[int, str, int, Any, bool]]:
     """
     if path.suffix.lower() not in TIFF:
         return []
-    with _readable(path), tifffile.TiffFile(path) as file:
+    with _readable(path), _open_tiff(path) as file:
         page = file.pages.first
         found = [page.tags[code] for code in GEO_TAGS if code in page.tags]
         turned = _tiff_orientation(page) != 1
@@ -196,26 +220,50 @@ def _fit_channels(image: np.ndarray, channels: int, path: Path) -> np.ndarray:
     return image
 
 
+# what the libraries raise for bytes that are no such file
+BROKEN = (
+    *(OSError, ValueError, RuntimeError, SyntaxError, LookupError, TypeError, ArithmeticError),
+    *(MemoryError, struct.error, zlib.error),
+)
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
         raise UserError(f"{path}: missing; put it back or take it out of the data") from None
-    except (OSError, ValueError, RuntimeError, SyntaxError, IndexError, struct.error, zlib.error) as error:
-        reason = " ".join(str(error).replace(str(path), "it").split())
+    except BROKEN as error:
+        reason = " ".join(str(error).replace(repr(str(path)), "it").replace(str(path), "it").split())
         raise UserError(f"{path}: cannot be read ({reason}); fetch the file again or remove it") from error
 
 
 def _open(path: Path) -> Image.Image:
     Image.MAX_IMAGE_PIXELS = None  # the limit guards servers from uploads; a slide of 200 megapixels is fine here
-    return Image.open(path)
+    # a photo whose tags are broken is as upright as its pixels
+    warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+    return Image.open(path, formats=PILLOW_FORMATS)
+
+
+def _open_tiff(path: Path) -> tifffile.TiffFile:
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot do without, it raises as well
+    return tifffile.TiffFile(path)
+
+
+def _check_size(size: tuple[int, int], pixel_bytes: int) -> None:
+    """Raises ValueError for no pixels at all, and for more than fit into memory twice: as read, and as turned."""
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"{width}x{height} pixels")
+    check_memory(2 * height * width * pixel_bytes, f"{width}x{height} pixels")
 
 
 def _read_picture(path: Path, colours: bool) -> np.ndarray:
-    """Pillow, which reports a file cut short and keeps palettes; OpenCV for 16-bit colour, which Pillow cuts to 8."""
+    """Pillow, which reports a file cut short and keeps palettes; libpng for 16-bit colour, which Pillow cuts to 8."""
     with _open(path) as picture:
         orientation = _orientation(picture)
+        # in Pillow's memory a pixel of several bands, or of more than 8 bits, takes 4 bytes
+        _check_size(picture.size[::-1], 1 if picture.mode in ("1", "L", "P") else 4)
         if picture.mode in ("RGB", "RGBA") and _is_deep_png(path):
             array = _read_deep_png(path)
         else:
@@ -234,21 +282,27 @@ def _is_deep_png(path: Path) -> bool:
 
 
 def _read_deep_png(path: Path) -> np.ndarray:
-    array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if array is None:
-        raise OSError("broken or cut short")
-    return cv2.cvtColor(array, cv2.COLOR_BGRA2RGBA if array.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return imagecodecs.png_decode(path.read_bytes())
 
 
 def _read_tiff(path: Path, colours: bool) -> np.ndarray:
-    with tifffile.TiffFile(path) as file:
-        series, page = file.series[0], file.pages.first
+    with _open_tiff(path) as file:
+        series, page = _first_series(file), file.pages.first
         order, (height, width) = _tiff_layout(series)
+        _check_size((height, width), series.nbytes // (height * width or 1))
+        if len(page.dataoffsets) < math.prod(page.chunked):  # tifffile would fill them up with zeros
+            raise ValueError(f"{len(page.dataoffsets)} strips or tiles where its header says {math.prod(page.chunked)}")
         array = series.asarray().transpose(order).reshape(height, width, -1)
         array = array[..., 0] if array.shape[2] == 1 else array
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and colours and array.ndim == 2:
             array = (page.colormap.T >> 8).astype(np.uint8)[array]
-    return _upright(array, _tiff_orientation(page))
+        return _upright(array, _tiff_orientation(page))
+
+
+def _first_series(file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    if not len(file.pages) or not {"Y", "X"} <= set(file.series[0].axes):
+        raise ValueError("it holds no picture")
+    return file.series[0]
 
 
 def _tiff_layout(series: tifffile.TiffPageSeries) -> tuple[list[int], tuple[int, int]]:
@@ -267,13 +321,18 @@ def _tiff_layout(series: tifffile.TiffPageSeries) -> tuple[list[int], tuple[int,
 
 def _tiff_orientation(page: tifffile.TiffPage) -> int:
     tag = page.tags.get("Orientation")
-    return int(tag.value) if tag else 1
+    return _known(tag.value if tag else 1)
 
 
 def _orientation(picture: Image.Image) -> int:
     if picture.format == "PNG" and not {"exif", "Raw profile type exif"} & picture.info.keys():
         return 1  # Pillow would decode the whole file to look for a tag behind the pixels
-    return picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return _known(picture.getexif().get(ExifTags.Base.Orientation))
+
+
+def _known(orientation: Any) -> int:
+    """An orientation as the standard numbers them, 1 to 8; viewers leave a picture of any other as it is."""
+    return int(orientation) if orientation in range(1, 9) else 1
 
 
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:

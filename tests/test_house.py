@@ -13,7 +13,7 @@ TOP = Path(__file__).resolve().parent.parent
 SRC = TOP / "src"
 # from the ground up; a file imports only from lower floors
 FLOORS = (
-    "errors",
+    "errors memory yamls",
     "config",
     "records competitions digits runs",
     "rle losses metrics runtime strata tables terrain districts unet",
