@@ -7,7 +7,6 @@ Besides its format's columns a solution may have Kaggle's `Usage` (Public, Priva
 height and width of its images.
 """
 
-import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from detections import Instance, Row, collect_rows, decode_values, parse_row
 from errors import UserError
 from faults import find_overlaps
 from images import image_size
+from memory import check_memory
 from rules import Rule
 from tables import (
     VALUED,
@@ -31,6 +31,7 @@ from tables import (
     class_words,
     find_format,
     named,
+    read_header,
     read_rows,
     row_key,
     row_size,
@@ -184,8 +185,12 @@ def _solution_format(name: str, fmt: TableFormat, solution: Path, given: str | N
 def _header(path: Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
-    with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
-        return [name.strip() for name in next(csv.reader(file, skipinitialspace=True), [])]
+    try:
+        return read_header(path)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} row 1: not UTF-8 text; save the table as UTF-8") from None
+    except ValueError as error:
+        raise UserError(f"{path} {error}") from None
 
 
 def _with_extras(path: Path, fmt: TableFormat) -> TableFormat:
@@ -254,6 +259,10 @@ def _image_sizes(
         if size is None:
             way = f"{sizes.folder} does not hold it" if sizes.folder else "say --size HxW or --images DIR"
             raise UserError(f"{solution}: the size of image {image_id!r} is not known; {way}")
+        try:
+            check_memory(4 * size[0] * size[1], f"masks of {size[0]}x{size[1]}")
+        except ValueError as error:
+            raise UserError(f"{solution}: image {image_id!r}: {error}; check its size") from None
         shapes[image_id] = size
     return shapes
 

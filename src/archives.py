@@ -23,7 +23,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
-import yaml
 from pydantic import ValidationError
 
 from artifacts import atomic
@@ -32,6 +31,7 @@ from config import ArchiveFormat, TableFormat
 from errors import UserError
 from images import TIFF, image_size, pack_colours, read_label_file
 from tables import find_format
+from yamls import read_yaml
 
 Size = tuple[int, int]  # (height, width)
 
@@ -74,7 +74,7 @@ def find_spec(name: str) -> TableFormat | ArchiveFormat:
         every = ", ".join([*FORMATS, *ARCHIVES])
         raise UserError(f"no format {name!r}; did you mean {near!r}? There are {every}, or a .yaml file with your own")
     try:
-        values = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        values = read_yaml(Path(name).read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("a format is a mapping of keys to values")
         if "columns" in values:
@@ -86,8 +86,8 @@ def find_spec(name: str) -> TableFormat | ArchiveFormat:
         raise UserError(f"{name}: {where}: {fault['msg']}; src/config.py lists the keys") from None
     except FileNotFoundError:
         raise UserError(f"{name}: no such file") from None
-    except (yaml.YAMLError, ValueError, UserError) as error:
-        raise UserError(f"{name}: {' '.join(str(error).split())}") from None
+    except (ValueError, UserError) as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def class_names(fmt: ArchiveFormat) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def write_archive(
             if image_id in written or (wanted is not None and image_id not in wanted):
                 why = "comes twice" if image_id in written else "is not among the images"
                 raise UserError(f"{path}: id {image_id!r} {why}; take one mask an image")
-            if ".." in image_id.split("/"):
+            if image_id.startswith("/") or ".." in image_id.split("/"):
                 raise UserError(f"{path}: id {image_id!r} leaves the folder; rename the image")
             written.add(image_id)
             try:

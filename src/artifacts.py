@@ -126,15 +126,23 @@ def sample_file(config: Config, paths: Paths) -> Path | None:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary file or folder name beside `path`; rename it there when the block ends well.
 
-    Raises UserError when the disk is full or the folder cannot be written; nothing half-written stays behind.
+    A folder gives way to another folder, never to a file. Raises UserError where one stands in the way, when the disk
+    is full and where nothing can be written; nothing half-written stays behind.
     """
+    stem = path.stem
+    if len(os.fsencode(stem)) > 200:  # a name of 255 bytes, the longest that most disks take, has no room for more
+        stem = hashlib.sha256(os.fsencode(stem)).hexdigest()
     # the suffix stays last, since many writers choose their format by it
-    temporary = path.with_name(f".{path.stem}.tmp{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{stem}.tmp{os.getpid()}{path.suffix}")
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
             if path.is_dir():
+                if not temporary.is_dir():
+                    raise UserError(
+                        f"{path}: a folder lies where a file is to be written; name another file or move it"
+                    )
                 remove(path)
             os.replace(temporary, path)
         finally:
@@ -154,7 +162,7 @@ def read_json(path: Path) -> Any:
         raise UserError(
             f"{path}: missing; run the stage that writes it first (bash run.sh does all in order)"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); delete it and run its stage again") from None
 
 
@@ -192,7 +200,10 @@ class Stage:
         self._find_inputs()
         if not self.manifest.is_file():
             return False
-        if shown := show_changes(read_json(self.manifest)["made_from"], self._made_from()):
+        written = read_json(self.manifest)
+        if not isinstance(written, dict) or not isinstance(written.get("made_from"), dict):
+            raise UserError(f"{self.manifest}: no manifest of a stage; delete it and run its stage again")
+        if shown := show_changes(written["made_from"], self._made_from()):
             raise UserError(
                 f"{self.manifest.parent}: made with other settings ({shown}); --fresh makes it again, "
                 "or put the setting back"
@@ -290,8 +301,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             raise
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running code in it. Raises UserError for a missing or broken one."""
+def load_checkpoint(path: Path, *parts: str) -> dict[str, Any]:
+    """Read a checkpoint without running code in it. Raises UserError for a missing or broken one, and where one of the
+    `parts` is not in it."""
     import pickle
 
     import torch
@@ -299,7 +311,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no checkpoint here; train this fold and round first")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{path}: not a readable checkpoint ({reason}); delete it and train again") from error
+    if not isinstance(state, dict) or (missing := [part for part in parts if part not in state]):
+        reason = f"it has no {missing[0]!r}" if isinstance(state, dict) else f"it holds a {type(state).__name__}"
+        raise UserError(f"{path}: not a readable checkpoint ({reason}); delete it and train again")
+    return state

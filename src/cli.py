@@ -12,9 +12,11 @@ from pathlib import Path
 
 from artifacts import TOP, Paths
 from config import Config
-from errors import UserError
+from errors import UserError, one_line
 from settings import load_config
 
+# a path that is not what it should be, which its message names
+MISPLACED = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM)
 DEFAULT_CONFIG = TOP / "configs" / "sample.yaml"
 
 
@@ -57,12 +59,17 @@ def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
         main(args)
     except (UserError, OSError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if isinstance(error, OSError) and not full:
+        misplaced = isinstance(error, OSError) and error.errno in MISPLACED and error.filename
+        if isinstance(error, OSError) and not full and not misplaced:
             raise
         if args.debug:
             traceback.print_exc()
-        reason = f"{args.workspace}: the disk is full; free some space and start again" if full else error
-        print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
+        reason: object = error
+        if full:
+            reason = f"{args.workspace}: the disk is full; free some space and start again"
+        elif misplaced:
+            reason = f"{error.filename}: {error.strerror}; name another path or put this one right"
+        print(f"{Path(sys.argv[0]).name}: {one_line(reason)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: stopped; the same command goes on where it was", file=sys.stderr)

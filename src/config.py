@@ -21,7 +21,7 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {  # the scores that fit a task; rule
 class Section(BaseModel):
     """A part of the schema: frozen, and a key it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TableFormat(Section):
@@ -292,7 +292,7 @@ class Postprocess(Section):
 
 
 class Config(Section):
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # names files and folders
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]  # names files and folders
     seed: int = 0
     task: Literal["binary", "multiclass", "multilabel", "instances"] = "binary"
     classes: tuple[str, ...] = ("foreground",)

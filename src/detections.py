@@ -25,6 +25,7 @@ from tables import (
     class_words,
     find_format,
     listed,
+    lookalike,
     named,
     read_rows,
     row_class,
@@ -110,7 +111,8 @@ def collect_rows(
             key = row_key(fmt, words, number, row)
             image_id = ids.get(key[0], key[0])
             if image_id not in sizes and not own_sizes:
-                raise ValueError(f"row {number}: id {image_id!r} has no image; add the image or drop the row")
+                hint = lookalike(image_id, sizes)
+                raise ValueError(f"row {number}: id {image_id!r} has no image{hint}; add the image or drop the row")
             shape = image_shape(fmt, number, row, image_id, sizes)
             if shape is None:
                 raise ValueError(

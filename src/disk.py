@@ -27,6 +27,7 @@ REFUSALS = {
     errno.EROFS: f"the folder is read-only; {ELSEWHERE}",
     errno.EACCES: f"no permission to write here; {ELSEWHERE}",
     errno.EPERM: f"no permission to write here; {ELSEWHERE}",
+    errno.ENAMETOOLONG: "its name is too long for this disk; make the image's id shorter",
     errno.ENOTDIR: f"a file stands where a folder should be; {ELSEWHERE}",
 }
 VANISHED = "its folder vanished while it was written; start again, and leave the folder where it is"

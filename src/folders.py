@@ -25,7 +25,7 @@ from tables import INSTANCES, VALUED, Size, class_field
 
 Details = dict[str, dict[int, tuple[int, float]]]  # image id → instance → class index, score
 
-PICTURES = (".png", ".jpg", ".jpeg", *TIFF)
+PICTURES = (".png", ".jpg", ".jpeg", ".npy", *TIFF)
 
 
 def find_pictures(folder: Path, name: str = "", image_id: str = "{id}") -> dict[str, Path]:

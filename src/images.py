@@ -1,28 +1,26 @@
-"""Reading and writing images and masks: PNG, JPG and TIFF, 8 and 16 bit, float, grey, colour, palettes, many channels.
+"""Reading and writing images and masks: PNG, JPG, TIFF and NPY; 8 or 16 bit, float, grey, colour, palettes, channels.
 
     image = read_image(Path("train/a.jpg"), channels=3)  # (H, W, 3) uint8
     height, width = image_size(Path("train/a.jpg"))  # from the header alone
 
-A photo's EXIF orientation is applied, to pixels and size alike: people draw masks on the upright picture.
+A photo's EXIF orientation is applied, to pixels and size alike: browsers and the tools that masks are drawn in show the
+upright picture (https://www.w3.org/TR/css-images-3/#the-image-orientation). A mask file's own is applied as well.
 """
 
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import tifffile
-from PIL import ExifTags, Image
 
 from artifacts import atomic
 from config import IGNORE_INDEX
+from decoders import TIFF, open_tiff, read_header, read_pixels, readable, tiff_orientation
 from errors import UserError
 
-TIFF = (".tif", ".tiff")
+EXACT = 2**53  # the largest whole number up to which floats hold them all
 # pixel scale, tie points, transformation, and the directory of the CRS with its numbers and texts (OGC 19-008)
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
 MAX_INSTANCES = 32767  # in a label: a 16-bit PNG holds more, but its highest bit marks a doubtful pixel
@@ -35,14 +33,16 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
     channel beyond it that is alpha is dropped. Raises UserError where the file is missing, broken, cut short, holds NaN
     or infinity, or has other channels.
     """
-    with _readable(path):
-        image = _read_tiff(path, colours=True) if path.suffix.lower() in TIFF else _read_picture(path, colours=True)
+    image = read_pixels(path, colours=True)
     if image.ndim == 2:
         image = image[..., None]
     if image.dtype == np.bool_:
         image = image.astype(np.uint8) * 255
+    elif np.iscomplexobj(image):
+        raise UserError(f"{path}: holds complex numbers; save their size or their parts as channels")
     elif image.dtype not in (np.uint8, np.uint16):
-        image = image.astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told
+            image = image.astype(np.float32)
         if not np.isfinite(image).all():
             raise UserError(f"{path}: holds NaN or infinite pixels; fill them with a number first")
     return image if channels is None else _fit_channels(image, channels, path)
@@ -50,13 +50,13 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
 
 def image_size(path: Path) -> tuple[int, int]:
     """`(height, width)` of the upright image, from its header. Raises UserError where it is missing or unreadable."""
-    with _readable(path):
-        if path.suffix.lower() in TIFF:
-            with tifffile.TiffFile(path) as file:
-                size = _tiff_layout(file.series[0])[1]
-                return size if _tiff_orientation(file.pages.first) < 5 else size[::-1]
-        with _open(path) as picture:
-            return picture.size[::-1] if _orientation(picture) < 5 else picture.size
+    size, orientation = read_header(path)
+    return size if orientation < 5 else size[::-1]
+
+
+def is_turned(path: Path) -> bool:
+    """Whether an EXIF orientation changes how a picture's pixels lie. Raises UserError as `image_size` does."""
+    return read_header(path)[1] != 1
 
 
 def full_scale(image: np.ndarray) -> float:
@@ -69,12 +69,11 @@ def read_label_file(path: Path, colours: bool) -> np.ndarray:
 
     A palette file gives its colours, or with `colours` False its indices. Raises UserError as `read_image` does.
     """
-    with _readable(path):
-        mask = _read_tiff(path, colours) if path.suffix.lower() in TIFF else _read_picture(path, colours)
+    mask = read_pixels(path, colours)
     if mask.dtype == np.bool_:
         mask = mask.astype(np.uint8)
     if np.issubdtype(mask.dtype, np.floating):
-        if not (np.isfinite(mask).all() and (mask == np.rint(mask)).all()):
+        if not ((np.abs(mask) <= EXACT).all() and (mask == np.rint(mask)).all()):
             raise UserError(f"{path}: a mask of fractions or NaN; save it with whole numbers")
         mask = mask.astype(np.int64)
     return mask
@@ -133,10 +132,10 @@ def read_geo_tags(path: Path) -> list[tuple[int, str, int, Any, bool]]:
     """
     if path.suffix.lower() not in TIFF:
         return []
-    with _readable(path), tifffile.TiffFile(path) as file:
+    with readable(path), open_tiff(path) as file:
         page = file.pages.first
         found = [page.tags[code] for code in GEO_TAGS if code in page.tags]
-        turned = _tiff_orientation(page) != 1
+        turned = tiff_orientation(page) != 1
         tags = [(tag.code, *_tag_kind(tag.value), tag.value, True) for tag in found]
     if tags and turned:
         raise UserError(f"{path}: a GeoTIFF with an Orientation tag; save it upright, so that its transform fits")
@@ -204,94 +203,3 @@ def _fit_channels(image: np.ndarray, channels: int, path: Path) -> np.ndarray:
     if has != channels:
         raise UserError(f"{path}: has {has} channels where image.channels says {channels}; set it to {has}, or convert")
     return image
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; put it back or take it out of the data") from None
-    except (OSError, ValueError, RuntimeError, SyntaxError, IndexError, struct.error, zlib.error) as error:
-        reason = " ".join(str(error).replace(str(path), "it").split())
-        raise UserError(f"{path}: cannot be read ({reason}); fetch the file again or remove it") from error
-
-
-def _open(path: Path) -> Image.Image:
-    Image.MAX_IMAGE_PIXELS = None  # the limit guards servers from uploads; a slide of 200 megapixels is fine here
-    return Image.open(path)
-
-
-def _read_picture(path: Path, colours: bool) -> np.ndarray:
-    """Pillow, which reports a file cut short and keeps palettes; OpenCV for 16-bit colour, which Pillow cuts to 8."""
-    with _open(path) as picture:
-        orientation = _orientation(picture)
-        if picture.mode in ("RGB", "RGBA") and _is_deep_png(path):
-            array = _read_deep_png(path)
-        else:
-            if picture.mode in ("P", "PA") and colours:
-                picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-            elif picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "F") and "16" not in picture.mode:
-                picture = picture.convert("RGB")
-            array = np.asarray(picture)
-    return _upright(array, orientation)
-
-
-def _is_deep_png(path: Path) -> bool:
-    with path.open("rb") as file:
-        header = file.read(25)
-    return header.startswith(b"\x89PNG") and header[24] == 16
-
-
-def _read_deep_png(path: Path) -> np.ndarray:
-    array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if array is None:
-        raise OSError("broken or cut short")
-    return cv2.cvtColor(array, cv2.COLOR_BGRA2RGBA if array.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-
-
-def _read_tiff(path: Path, colours: bool) -> np.ndarray:
-    with tifffile.TiffFile(path) as file:
-        series, page = file.series[0], file.pages.first
-        order, (height, width) = _tiff_layout(series)
-        array = series.asarray().transpose(order).reshape(height, width, -1)
-        array = array[..., 0] if array.shape[2] == 1 else array
-        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and colours and array.ndim == 2:
-            array = (page.colormap.T >> 8).astype(np.uint8)[array]
-    return _upright(array, _tiff_orientation(page))
-
-
-def _tiff_layout(series: tifffile.TiffPageSeries) -> tuple[list[int], tuple[int, int]]:
-    """The order of axes that makes a series (H, W, others…), and (H, W); its bands may be planes, pages or samples."""
-    axes, shape = series.axes, series.shape
-    rows, columns = axes.index("Y"), axes.index("X")
-    others = [axis for axis in range(len(axes)) if axis not in (rows, columns)]
-    long = [axis for axis in others if shape[axis] != 1]
-    if len(long) > 1:
-        raise ValueError(f"its axes {axes} of {shape} are more than height, width and channels")
-    if long and axes[long[0]] == "Q" and shape[columns] <= 16 and shape[columns] < shape[long[0]]:
-        # (H, W, C) saved without a word on its axes lies in the file as H pages of W by C
-        rows, columns, others = long[0], rows, [axis for axis in range(len(axes)) if axis not in (long[0], rows)]
-    return [rows, columns, *others], (shape[rows], shape[columns])
-
-
-def _tiff_orientation(page: tifffile.TiffPage) -> int:
-    tag = page.tags.get("Orientation")
-    return int(tag.value) if tag else 1
-
-
-def _orientation(picture: Image.Image) -> int:
-    if picture.format == "PNG" and not {"exif", "Raw profile type exif"} & picture.info.keys():
-        return 1  # Pillow would decode the whole file to look for a tag behind the pixels
-    return picture.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation, 1 to 8: 5 and above are transposed, then some are mirrored."""
-    if orientation >= 5:
-        array = array.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("labelled", "unlabelled", "test")
 COLUMNS = ("image_id", "image", "mask", "points", "group", "split", "height", "width")
-FIELD = re.compile(r"\{([A-Za-z_]\w*)\}|(\*)")
+FIELD = re.compile(r"\{([A-Za-z_]\w*)\}|(\*+)")
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,40 @@ def read_index(paths: Paths) -> "pd.DataFrame":
 
     Raises UserError where it is missing or is no index.
     """
-    import pandas as pd
-
     if not paths.index.is_file():
         raise UserError(f"{paths.index}: missing; run python src/prepare.py with this config first")
-    table = pd.read_csv(paths.index, dtype=str, keep_default_na=False)
+    table = read_stage_table(paths.index)
     if tuple(table.columns) != COLUMNS:
         raise UserError(f"{paths.index}: its columns are not {', '.join(COLUMNS)}; run prepare.py --fresh")
-    return table.astype({"points": int, "height": int, "width": int})
+    for image_id in table["image_id"]:
+        if not names_a_file(image_id):
+            raise UserError(f"{paths.index}: image_id {image_id!r} leaves its folder; run prepare.py --fresh")
+    try:
+        return table.astype({"points": int, "height": int, "width": int})
+    except ValueError as error:
+        raise UserError(f"{paths.index}: {error}; run prepare.py --fresh") from None
+
+
+def read_folds(paths: Paths) -> "pd.DataFrame":
+    """What make_folds.py wrote, or a person edited: image_id, group, fold (-1 is never held out). Raises UserError."""
+    table = read_stage_table(paths.folds, image_id=str, group=str)
+    if list(table.columns) != ["image_id", "group", "fold"] or table["fold"].dtype != "int64":
+        raise UserError(f"{paths.folds}: its columns are not image_id, group and a whole number fold; make them again")
+    return table
+
+
+def read_stage_table(path: Path, **types: type) -> "pd.DataFrame":
+    """A CSV that a stage wrote; columns are text but those with a type. Raises UserError where it is none."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, dtype=types or str, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: missing; run the stage that writes it first (bash run.sh does all in order)"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: no table of a stage ({error}); delete it and run its stage again") from None
 
 
 def list_images(data: Data, root: Path) -> list[ImageFile]:
@@ -87,6 +113,10 @@ def _add_images(
 ) -> None:
     for path, fields in found:
         image_id = fill(data.id, fields, "data.id", template)
+        if not names_a_file(image_id):
+            raise UserError(
+                f"data.id: {image_id!r} leaves the folder of masks; let it start with a name, and without .."
+            )
         # a pool or test set may lie outside the groups
         grouped = split == "labelled" or field_names(data.group) <= fields.keys()
         group = fill(data.group, fields, "data.group", template) if grouped else ""
@@ -119,6 +149,10 @@ def find_files(root: Path, template: str, key: str, needed: bool = True) -> list
         match = re.fullmatch(pattern, relative)
         hidden = any(part.startswith(".") for part in relative.split("/"))  # ".DS_Store", "._a.jpg"
         if match and not hidden and path.is_file():
+            try:
+                relative.encode("utf-8")
+            except UnicodeEncodeError:
+                raise UserError(f"{path}: its name is not UTF-8; rename the file") from None
             found.append((path, match.groupdict()))
     if needed and not found:
         raise UserError(f"{key}: no file matches {template!r} below {root}; {_example(root, template)}")
@@ -186,6 +220,11 @@ def settle_splits(data: Data, images: Sequence[ImageFile], labelled: set[str]) -
     for split in sorted(needed - {image.split for image in settled}):
         raise UserError(f"data: no image is {split}; check data.labels.path and data.labels.without_label")
     return settled
+
+
+def names_a_file(image_id: str) -> bool:
+    """Whether a file named by an id lies below the folder it is meant for."""
+    return not image_id.startswith("/") and ".." not in image_id.split("/")
 
 
 def field_names(template: str) -> set[str]:

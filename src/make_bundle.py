@@ -115,7 +115,7 @@ def copy_models(config: Config, paths: Paths, folder: Path, folds: list[tuple[in
     there = Paths(folder, config.name)
     for round, fold in folds:
         there.run(round, fold).mkdir(parents=True)
-        weights = load_checkpoint(checkpoint_file(config, paths, round, fold))["model"]
+        weights = load_checkpoint(checkpoint_file(config, paths, round, fold), "model")["model"]
         save_checkpoint(checkpoint_file(config, there, round, fold), {"model": weights})
         shutil.copy(paths.run(round, fold) / "manifest.json", there.run(round, fold))
     (there.runs / "ensemble").mkdir()

@@ -49,12 +49,10 @@ def write_folds(config: Config, paths: Paths) -> "pd.DataFrame":
 
 def read_coverage(paths: Paths) -> "pd.DataFrame":
     """What each labelled image shows, with its group; sorted by image_id."""
-    import pandas as pd
-
-    from index import read_index
+    from index import read_index, read_stage_table
 
     index = read_index(paths)
-    coverage = pd.read_csv(paths.data / "coverage.csv", dtype={"image_id": str}, keep_default_na=False)
+    coverage = read_stage_table(paths.data / "coverage.csv", image_id=str)
     return coverage.merge(index[index["split"] == "labelled"][["image_id", "group"]], on="image_id", validate="1:1")
 
 

@@ -59,9 +59,9 @@ def pseudo_stage(config: Config, paths: Paths, round: int, fold: int, rules: Pse
 
 def check_teachers(paths: Paths, rounds: list[int], fold: int) -> list[str]:
     """Every labelled id the teachers have seen. Raises UserError naming the image if one is of the student's fold."""
-    import pandas as pd
+    from index import read_folds
 
-    folds = pd.read_csv(paths.folds, dtype={"image_id": str}, keep_default_na=False)
+    folds = read_folds(paths)
     held_out = set(folds.loc[folds["fold"] == fold, "image_id"])
     seen: set[str] = set()
     for round in rounds:

@@ -135,13 +135,11 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
 
 
 def read_table(paths: Paths) -> Table:
-    import pandas as pd
-
-    from index import read_index
+    from index import read_folds, read_index
     from points import load_points
 
     index = read_index(paths)
-    folds = pd.read_csv(paths.folds, dtype={"image_id": str, "fold": int}, keep_default_na=False)
+    folds = read_folds(paths)
     return Table(
         {row["image_id"]: row for row in index.to_dict("records")},
         load_points(paths.points) if index["points"].any() else None,
@@ -199,8 +197,7 @@ def curves(config: Config, logs: dict[int, list[list[dict[str, Any]]]], names: l
 
 def pseudo_round(config: Config, paths: Paths, table: Table, round: int, name: str) -> dict[str, Any]:
     """What each student of a round was given, and pictures of the surest, the middle and the least sure kept image."""
-    import pandas as pd
-
+    from index import read_stage_table
     from sheets import spread
 
     rows = []
@@ -208,7 +205,7 @@ def pseudo_round(config: Config, paths: Paths, table: Table, round: int, name: s
         summary = read_json(paths.pseudo(round, fold) / "summary.json")
         leaked = sum(table.folds.get(image_id) == fold for image_id in summary["seen_ids"])
         rows.append(summary | {"fold": fold, "seen": len(summary["seen_ids"]), "leaked": leaked})
-    index = pd.read_csv(paths.pseudo(round, 0) / "index.csv", dtype=str, keep_default_na=False)
+    index = read_stage_table(paths.pseudo(round, 0) / "index.csv")
     kept = index[index["kept"] == "1"].to_dict("records")
     kept.sort(key=lambda row: (-float(row["confidence"]), row["image_id"]))
     chosen = spread(kept, SHOWN)

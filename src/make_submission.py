@@ -11,6 +11,7 @@ With --format there is no training and no config: src/competitions.py has the na
 """
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,8 +124,12 @@ def class_list(args: argparse.Namespace, fmt: TableFormat | ArchiveFormat) -> tu
     from tables import VALUED, class_field
 
     if args.classes:
-        file = Path(args.classes)
-        words = file.read_text(encoding="utf-8").splitlines() if file.is_file() else args.classes.split(",")
+        words = args.classes.split(",")
+        if os.path.isfile(args.classes):  # False for a list of classes that is too long for a path
+            try:
+                words = Path(args.classes).read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError:
+                raise UserError(f"--classes {args.classes}: not UTF-8 text; save it as UTF-8") from None
         return tuple(word.strip() for word in words if word.strip())
     if isinstance(fmt, ArchiveFormat):
         return class_names(fmt) or tuple(map(str, range(65536)))

@@ -44,7 +44,7 @@ def open_predictor(
     check_training(config, paths.run(round, fold))
     checkpoint = checkpoint_file(config, paths, round, fold)
     model = build_model(config.model, config.image.channels, config.channels, with_weights=False)
-    load_weights(model, load_checkpoint(checkpoint)["model"], checkpoint)
+    load_weights(model, load_checkpoint(checkpoint, "model")["model"], checkpoint)
     return make_predictor(model, config, config.rounds[round].train, best_device(), tta, plain_too)
 
 

@@ -6,6 +6,7 @@ drawn = sample_points(dense_label, config.data.labels.points, seed=1)
 """
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import numpy as np
 
 from config import IGNORE_INDEX, DrawnPoints
 from errors import UserError
+from tables import lookalike
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +36,8 @@ def read_points(path: Path, names: Sequence[str], sizes: Mapping[str, tuple[int,
     for number, (image_id, x, y, name) in _read_rows(path):
         where = f"{path} row {number}"
         if image_id not in sizes:
-            raise UserError(f"{where}: id {image_id!r} has no image; add the image or drop the row")
+            hint = lookalike(image_id, sizes)
+            raise UserError(f"{where}: id {image_id!r} has no image{hint}; add the image or drop the row")
         height, width = sizes[image_id]
         if not (_is_whole(x) and _is_whole(y)):
             raise UserError(f"{where}: x {x!r}, y {y!r} are not whole numbers; give the pixel's column and row")
@@ -125,9 +128,10 @@ def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The number and the four texts of each row that is not blank; the header is row 1."""
     if not path.is_file():
         raise UserError(f"{path}: missing; put the points table there or change data.labels.path")
+    number = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file)
+            rows = csv.reader(file, strict=True)
             header = next(rows, [])
             if header != COLUMNS:
                 raise UserError(f"{path} row 1: header {','.join(header)}; a points table has {','.join(COLUMNS)}")
@@ -138,15 +142,17 @@ def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                     yield number, row
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error.reason}); save it as a CSV in UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{path} row {number + 1} or later: not a CSV row ({error}); mend it") from None
 
 
 def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+    return re.fullmatch(r"-?\d{1,9}", text) is not None
 
 
 def _class_number(name: str, names: Sequence[str], where: str) -> int:
     if name in names:
         return list(names).index(name)
-    if name.isdecimal() and int(name) < len(names):
+    if name.isdecimal() and len(name) < 6 and int(name) < len(names):
         return int(name)
     raise UserError(f"{where}: no class {name!r}; use one of {', '.join(names)} or its number 0 to {len(names) - 1}")

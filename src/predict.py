@@ -86,15 +86,13 @@ def predict_split(
 def split_rows(paths: Paths, fold: int, split: str) -> "pd.DataFrame":
     """Index rows to predict: the fold's own labelled images ("oof"), those it trained on ("labelled"), or all of the
     pool or test set."""
-    import pandas as pd
-
-    from index import read_index
+    from index import read_folds, read_index
 
     split = split.removesuffix(PATCHES)
     table = read_index(paths)
     if split not in ("oof", "labelled"):
         return table[table["split"] == split]
-    folds = pd.read_csv(paths.folds, dtype={"image_id": str}, keep_default_na=False)
+    folds = read_folds(paths)
     mine = (folds["fold"] == fold) == (split == "oof")
     return table[table["image_id"].isin(set(folds.loc[mine, "image_id"]))]
 

@@ -15,7 +15,7 @@ import numpy as np
 from artifacts import Paths, read_json
 from config import Config
 from images import read_mask
-from index import read_index
+from index import read_folds, read_index
 from points import load_points, rasterise
 from postprocess import Parameters, resize_probabilities
 from scoring import dense_truth, hidden_truth
@@ -48,9 +48,7 @@ def read_oof(
     """The images of a fold (`only` some of them) that lie in a store, with their labels; points leave all other pixels
     at 255. With `dense`, the masks that their points were drawn from. A store of patches holds the centres of this
     side, and so do the labels."""
-    import pandas as pd
-
-    folds = pd.read_csv(paths.folds, dtype={"image_id": str}, keep_default_na=False)
+    folds = read_folds(paths)
     ids = set(folds.loc[folds["fold"] == fold, "image_id"])
     ids = ids if only is None else ids & set(only)
     points = None

@@ -225,6 +225,7 @@ def read_label_arrays(
         fmt = find_format(config.data.labels.format)
         yield from read_labels(root / source, fmt, config.classes, config.task, sizes)
         return
+    from images import is_turned
     from index import match_masks
     from labels import decode_mask, warn_of_colours
 
@@ -233,9 +234,11 @@ def read_label_arrays(
         label = decode_mask(path, config, unknown)
         if label.shape[:2] != sizes[image_id]:
             (height, width), (image_height, image_width) = label.shape[:2], sizes[image_id]
+            turned = is_turned(next(image.path for image in images if image.image_id == image_id))
+            why = " (the photo is turned by its EXIF orientation, the mask is not: turn it too)" if turned else ""
             raise UserError(
                 f"{path}: mask of {width}x{height} for image {image_id!r} of {image_width}x{image_height}; "
-                "make them the same size"
+                f"make them the same size{why}"
             )
         yield image_id, label
     warn_of_colours(unknown, key)

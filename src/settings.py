@@ -12,11 +12,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from config import Config
 from errors import UserError
+from yamls import read_yaml
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -28,9 +28,9 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     if not path.is_file():
         raise UserError(f"{path}: no such config; the ones here are {', '.join(_siblings(path)) or 'none'}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        values = read_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a mapping of keys to values, not a {type(values).__name__}")
     values.setdefault("name", path.stem)
@@ -96,9 +96,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not separator or not all(key.split(".")):
         raise UserError(f"--set {override}: write it as a.b=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
+        value = read_yaml(text)
+    except ValueError as error:
+        raise UserError(f"--set {override}: {text!r} is not a YAML value ({error}); quote it") from None
     *parents, last = key.split(".")
     node: Any = values
     for part in parents:

@@ -5,7 +5,8 @@ with ProbabilityWriter(path) as writer:
 probabilities = ProbabilityStore(path).read(image_id)
 """
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from artifacts import atomic
 from errors import UserError
+from memory import check_memory
 
 
 class ProbabilityWriter:
@@ -74,7 +76,10 @@ class BandSink:
 
 
 class ProbabilityStore:
-    """Reads what `ProbabilityWriter` wrote. Raises UserError where the store is missing or an id is not in it."""
+    """Reads what `ProbabilityWriter` wrote, and nothing else: a codec of other arrays might run code.
+
+    Raises UserError where the store is missing or broken, is no such store or has no such id.
+    """
 
     def __init__(self, path: Path):
         import zarr
@@ -82,8 +87,9 @@ class ProbabilityStore:
         if not path.is_dir():
             raise UserError(f"{path}: no predictions here; run predict.py for this fold and round first")
         self.path = path
-        self._group = zarr.open_group(path, mode="r")
-        self.image_ids: list[str] = list(self._group.attrs["image_ids"])
+        with self._readable():
+            self._group = zarr.open_group(path, mode="r", zarr_format=2)
+            self.image_ids: list[str] = list(self._group.attrs["image_ids"])
         self._position = {image_id: number for number, image_id in enumerate(self.image_ids)}
 
     def __contains__(self, image_id: str) -> bool:
@@ -91,9 +97,26 @@ class ProbabilityStore:
 
     def raw(self, image_id: str) -> np.ndarray:
         """One image's `(C, H, W) uint8`, 255 meaning 1."""
+        import zarr
+        from numcodecs import Blosc
+
         if image_id not in self._position:
             raise UserError(f"{self.path}: no image {image_id!r}; its predictions are of other data, predict again")
-        return self._group[f"{self._position[image_id]:06d}"][:]
+        with self._readable():
+            array = self._group[f"{self._position[image_id]:06d}"]
+            if not isinstance(array, zarr.Array) or array.dtype != np.uint8 or array.ndim != 3:
+                raise ValueError(f"image {image_id!r} is no array of probabilities")
+            if array.filters or [type(one) for one in array.compressors] != [Blosc]:
+                raise ValueError(f"image {image_id!r} is packed in a way of its own")
+            check_memory(array.nbytes, f"probabilities of {array.shape}")
+            return array[:]
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, LookupError, TypeError, RuntimeError, OSError) as error:
+            raise UserError(f"{self.path}: no store of predictions ({error}); delete it and predict again") from error
 
     def read(self, image_id: str) -> np.ndarray:
         """One image's probabilities, `(C, H, W) float32` in [0, 1]."""

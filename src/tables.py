@@ -15,6 +15,7 @@ import itertools
 import json
 import re
 import string
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,13 @@ def listed(words: Iterable[str]) -> str:
     """Some words for a message; of many, the first."""
     few = list(itertools.islice(words, 33))
     return ", ".join(few[:32]) + (" ..." if len(few) > 32 else "")
+
+
+def lookalike(image_id: str, ids: Iterable[str]) -> str:
+    """A hint where an id that is not among the `ids` looks like one that is."""
+    shown = unicodedata.normalize("NFC", image_id)
+    alike = any(unicodedata.normalize("NFC", one) == shown for one in ids)
+    return " (one looks alike, in other code points: Unicode's NFC and NFD)" if alike else ""
 
 
 def named(key: Key, words: Mapping[str, int]) -> str:

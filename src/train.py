@@ -180,15 +180,14 @@ def gather_records(
 
     Raises UserError where training and validation meet, or where a side is empty.
     """
-    import pandas as pd
 
     from dataset import Source, make_records
-    from index import read_index
+    from index import read_folds, read_index
     from points import load_points
 
     table, one = read_index(paths), config.rounds[round]
     points = load_points(paths.points) if table["points"].any() else None
-    folds = pd.read_csv(paths.folds, dtype={"image_id": str, "group": str}, keep_default_na=False)
+    folds = read_folds(paths)
     held_out = set(folds.loc[folds["fold"] == fold, "image_id"])
     labelled = table[table["image_id"].isin(set(folds["image_id"]))]
     training = labelled[~labelled["image_id"].isin(held_out)]
@@ -236,12 +235,11 @@ def round_half_up(value: float) -> int:
 
 def pseudo_records(paths: Paths, round: int, fold: int, table: Any, soft: bool) -> tuple[list["Record"], set[str]]:
     """The kept pseudo-labelled images of a fold, and the labelled ids its teachers have seen."""
-    import pandas as pd
-
     from dataset import Record
+    from index import read_stage_table
 
     folder = paths.pseudo(round, fold)
-    made = pd.read_csv(folder / "index.csv", dtype=str, keep_default_na=False)
+    made = read_stage_table(folder / "index.csv")
     rows = table.set_index("image_id")
     records = []
     for label in made[made["kept"] == "1"].to_dict("records"):
@@ -263,9 +261,9 @@ def open_learner(
     torch.manual_seed(derive_seed(config.seed, "weights", round, fold))
     one, start = config.rounds[round], None
     progress = paths.run(round, fold) / "progress.pt"
-    state = load_checkpoint(progress) if progress.is_file() else None
+    state = load_checkpoint(progress, "model", "epoch", "log") if progress.is_file() else None
     if one.start == "previous" and state is None:
-        start = load_checkpoint(selected_checkpoint(config, paths, round - 1, fold))["model"]
+        start = load_checkpoint(selected_checkpoint(config, paths, round - 1, fold), "model")["model"]
     elif state is not None:
         start = state["model"]
     if one.consistency is not None and not one.train.ema:

@@ -13,10 +13,10 @@ TOP = Path(__file__).resolve().parent.parent
 SRC = TOP / "src"
 # from the ground up; a file imports only from lower floors
 FLOORS = (
-    "errors",
+    "errors memory yamls",
     "config",
     "records competitions digits runs settings disk",
-    "rle losses metrics runtime strata tables terrain districts unet",
+    "rle losses metrics runtime strata tables terrain districts unet decoders",
     "artifacts matching surfaces",
     "cli images detections stores transforms scenes microct rules zips kaggle_site",
     "faults archives index labels points models inference postprocess scoring",

@@ -229,3 +229,36 @@ def test_colours_against_a_plain_loop():
         assert classes[row, column] == (palette.index(colour) if colour in palette else 255)
     assert unknown == {colour: int((mask == colour).all(axis=2).sum()) for colour in others}
     assert colours_to_classes(mask, [*palette, *others], ignore)[1] == {}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", ">f4"])
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 8)])
+def test_numpy_files_come_back(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    array, path = noise(*shape, dtype="float32" if "f4" in dtype else dtype).astype(dtype), tmp_path / "a.npy"
+    np.save(path, array)
+    image = read_image(path)
+    assert image_size(path) == (20, 30)
+    assert image.dtype == np.dtype(dtype).newbyteorder("=")
+    np.testing.assert_array_equal(image, array.reshape(20, 30, -1))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "float64"])
+def test_a_numpy_mask_is_read(tmp_path: Path, dtype: str) -> None:
+    mask = noise(20, 30, 1) % 2
+    np.save(tmp_path / "a.npy", mask.astype(dtype))
+    np.testing.assert_array_equal(read_label_file(tmp_path / "a.npy", colours=True), mask[..., 0])
+
+
+@pytest.mark.parametrize("array", [np.array([[{}]], object), np.zeros(5), np.zeros((2, 2, 2, 2)), np.zeros((0, 4))])
+def test_what_is_no_picture_in_a_numpy_file_is_told(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", array)
+    for read in (read_image, image_size):
+        with pytest.raises(UserError, match=r"a\.npy: cannot be read \("):
+            read(tmp_path / "a.npy")
+
+
+def test_a_numpy_file_cut_short_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", noise(20, 30))
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-5])
+    with pytest.raises(UserError, match=r"a\.npy: cannot be read \("):
+        read_image(tmp_path / "a.npy")

@@ -124,6 +124,22 @@ def test_palette_masks_of_groups(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert warnings == ["data.labels.path: 8 pixels of 1 colours outside data.labels.palette are ignored: #090909 8x"]
 
 
+def test_contrails_lie_in_numpy_files(tmp_path: Path):
+    """The layout of Google Research's contrails: a folder a record, bands over time, masks of one channel."""
+    rng, truth = np.random.default_rng(0), {}
+    for record in ("1000216489776414077", "1000603527582775543"):
+        folder = tmp_path / "raw" / "train" / record
+        folder.mkdir(parents=True)
+        np.save(folder / "band_11.npy", rng.normal(280, 9, (*SIZE, 8)).astype(np.float32))
+        truth[record] = rng.integers(0, 2, SIZE, np.uint8)
+        np.save(folder / "human_pixel_masks.npy", truth[record][..., None].astype(np.int32))
+    labels = {"kind": "masks", "path": "train/{id}/human_pixel_masks.npy"}
+    data = {"images": "train/{id}/band_11.npy", "labels": labels}
+    table = run(tmp_path, task="binary", classes=["contrail"], image={"channels": 8, "normalise": "image"}, data=data)
+    assert list(table["height"]) == [SIZE[0]] * 2
+    check_masks(written(tmp_path, table), truth)
+
+
 def test_multilabel_masks(tmp_path: Path):
     raw = tmp_path / "raw"
     write_images(raw, "train/p1 train/p2")
