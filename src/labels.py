@@ -131,21 +131,19 @@ def coverage_columns(config: Config) -> list[str]:
     return ["image_id", *pixels, "labelled", "instances", "height", "width", "brightness", "saturation"]
 
 
-def count_points(points: "pd.DataFrame", config: Config) -> dict[str, dict[str, int]]:
-    """What each image's points show, by image_id, as `coverage` has it but in points."""
-    names = label_names(config)
-    rows: dict[str, dict[str, int]] = {}
-    for image_id, classes in points.groupby("image_id")["class"]:
-        counts = {f"pixels:{name}": int((classes == names.index(name)).sum()) for name in config.classes}
-        rows[str(image_id)] = counts | {"labelled": len(classes), "instances": 0}
-    return rows
+def count_points(points: "pd.DataFrame", config: Config) -> "pd.DataFrame":
+    """What each image's points show, a row an image: image_id, and what `coverage` has but in points."""
+    names, ids = label_names(config), points["image_id"].astype(str)
+    shown = {f"pixels:{name}": points["class"] == names.index(name) for name in config.classes}
+    table = points[[]].assign(**shown, labelled=1, instances=0).astype("int64")
+    return table.groupby(ids).sum().rename_axis("image_id").reset_index()
 
 
-def appearance(image: np.ndarray) -> dict[str, float]:
+def appearance(image: np.ndarray) -> tuple[float, float]:
     """How an image `(H, W, C)` looks, on a coarse grid: mean brightness and mean spread between channels, in [0, 1]."""
     pixels = image[::4, ::4].astype(np.float32) / full_scale(image)
     spread = pixels[..., :3].max(axis=2) - pixels[..., :3].min(axis=2)
-    return {"brightness": round(float(pixels.mean()), 5), "saturation": round(float(spread.mean()), 5)}
+    return round(float(pixels.mean()), 5), round(float(spread.mean()), 5)
 
 
 def _rgb(raw: np.ndarray, path: Path) -> np.ndarray:

@@ -52,8 +52,7 @@ def test_drawn_points_lie_in_the_label_and_a_larger_number_holds_the_smaller(
     if scale == 1.0:
         assert len(many) == min(12, (label != 255).sum())
     if height == width:  # each a pixel of its own at the working scale
-        table = pd.DataFrame(many, columns=["x", "y", "class"])
-        assert (rasterise(table, shape, shape[0] / height) != 255).sum() == len(many)
+        assert (rasterise(many, shape, shape[0] / height) != 255).sum() == len(many)
 
 
 def test_counts_shares_and_counts_a_class() -> None:
