@@ -45,7 +45,9 @@ ROWS = (
         "the plain loop the originals use (float32, NCHW, PIL decode per item)",
         "≥ 3×",
     ),
-    Row("pipeline", "speed_training", "the same, with its data pipeline", "the bare step on tensors in memory", "≥ 0.95"),
+    Row(
+        "pipeline", "speed_training", "the same, with its data pipeline", "the bare step on tensors in memory", "≥ 0.95"
+    ),
     Row(
         "loading",
         "speed_training",
@@ -98,7 +100,8 @@ def main() -> None:
             continue
         print(f"{row.name}: {row.what} …", file=sys.stderr, flush=True)
         command = [sys.executable, __file__, "--measure", row.name, *(["--quick"] if args.quick else [])]
-        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        environment = os.environ | {"TQDM_DISABLE": "1"}
+        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
         if answer.returncode:
             failed.append(row.name)
             continue
@@ -140,7 +143,8 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     text = info.read_text(encoding="utf-8") if info.is_file() else ""
     names, flags = re.findall(r"model name\s*: (.*)", text), " ".join(re.findall(r"^flags\s*: (.*)", text, re.M)[:1])
-    kinds = [shown for flag, shown in (("avx512f", "AVX-512"), ("avx512_bf16", "bf16"), ("amx_tile", "AMX")) if flag in flags]
+    told = {"avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_tile": "AMX"}
+    kinds = [shown for flag, shown in told.items() if flag in flags]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = [f"Python {platform.python_version()}"]
     for package in ("torch", "numpy", "opencv-python-headless", "albumentations", "monai"):

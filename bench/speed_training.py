@@ -178,7 +178,10 @@ def plain_views(folder: Path, record: Record) -> tuple[torch.Tensor, ...]:
     with Image.open(folder / record.image) as file, Image.open(folder / record.mask) as other:
         image, mask = file.convert("RGB"), other.convert("L")
     side = int(SIDE * random.uniform(0.7, 1.4))
-    image, mask = image.resize((side, side), Image.Resampling.BILINEAR), mask.resize((side, side), Image.Resampling.NEAREST)
+    image, mask = (
+        image.resize((side, side), Image.Resampling.BILINEAR),
+        mask.resize((side, side), Image.Resampling.NEAREST),
+    )
     left, top = random.randint(0, side - CROP), random.randint(0, side - CROP)
     box = (left, top, left + CROP, top + CROP)
     image, mask = image.crop(box), mask.crop(box)

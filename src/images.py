@@ -35,7 +35,7 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
     channel beyond it that is alpha is dropped. Raises UserError where the file is missing, broken, cut short, holds NaN
     or infinity, or has other channels.
     """
-    with _readable(path):
+    with readable(path):
         image = _read_tiff(path, colours=True) if path.suffix.lower() in TIFF else _read_picture(path, colours=True)
     if image.ndim == 2:
         image = image[..., None]
@@ -45,16 +45,16 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
         image = image.astype(np.float32)
         if not np.isfinite(image).all():
             raise UserError(f"{path}: holds NaN or infinite pixels; fill them with a number first")
-    return image if channels is None else _fit_channels(image, channels, path)
+    return image if channels is None else fit_channels(image, channels, path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """`(height, width)` of the upright image, from its header. Raises UserError where it is missing or unreadable."""
-    with _readable(path):
+    with readable(path):
         if path.suffix.lower() in TIFF:
             with tifffile.TiffFile(path) as file:
                 size = _tiff_layout(file.series[0])[1]
-                return size if _tiff_orientation(file.pages.first) < 5 else size[::-1]
+                return size if tiff_orientation(file.pages.first) < 5 else size[::-1]
         with _open(path) as picture:
             return picture.size[::-1] if _orientation(picture) < 5 else picture.size
 
@@ -69,7 +69,7 @@ def read_label_file(path: Path, colours: bool) -> np.ndarray:
 
     A palette file gives its colours, or with `colours` False its indices. Raises UserError as `read_image` does.
     """
-    with _readable(path):
+    with readable(path):
         mask = _read_tiff(path, colours) if path.suffix.lower() in TIFF else _read_picture(path, colours)
     if mask.dtype == np.bool_:
         mask = mask.astype(np.uint8)
@@ -123,25 +123,14 @@ def read_geo_tags(path: Path) -> list[tuple[int, str, int, Any, bool]]:
     """
     if path.suffix.lower() not in TIFF:
         return []
-    with _readable(path), tifffile.TiffFile(path) as file:
+    with readable(path), tifffile.TiffFile(path) as file:
         page = file.pages.first
         found = [page.tags[code] for code in GEO_TAGS if code in page.tags]
-        turned = _tiff_orientation(page) != 1
+        turned = tiff_orientation(page) != 1
         tags = [(tag.code, *_tag_kind(tag.value), tag.value, True) for tag in found]
     if tags and turned:
         raise UserError(f"{path}: a GeoTIFF with an Orientation tag; save it upright, so that its transform fits")
     return tags
-
-
-def write_class_tiff(
-    path: Path, label: np.ndarray, colours: Sequence[tuple[int, int, int]], tags: Sequence[tuple] = ()
-) -> None:
-    """Classes `(H, W) uint8` as a TIFF with a colour table, class i in `colours[i]`, and with geographic `tags`."""
-    table = np.zeros((3, 256), np.uint16)
-    table[:, : len(colours)] = np.transpose(colours) * 257
-    options = {"photometric": "palette", "colormap": table, "compression": "zlib", "metadata": None, "software": False}
-    with atomic(path) as temporary:
-        tifffile.imwrite(temporary, label, extratags=list(tags), **options)
 
 
 def _tag_kind(value: Any) -> tuple[str, int]:
@@ -183,7 +172,8 @@ def _pack(colour: tuple[int, int, int]) -> int:
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
-def _fit_channels(image: np.ndarray, channels: int, path: Path) -> np.ndarray:
+def fit_channels(image: np.ndarray, channels: int, path: Path) -> np.ndarray:
+    """`(H, W, C)` with the channels asked for, as `read_image` makes them. Raises UserError where that cannot be."""
     has = image.shape[2]
     if has in (2, 4) and channels == has - 1:  # alpha
         return image[..., :channels]
@@ -197,7 +187,8 @@ def _fit_channels(image: np.ndarray, channels: int, path: Path) -> np.ndarray:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a UserError that names it."""
     try:
         yield
     except FileNotFoundError:
@@ -248,7 +239,7 @@ def _read_tiff(path: Path, colours: bool) -> np.ndarray:
         array = array[..., 0] if array.shape[2] == 1 else array
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and colours and array.ndim == 2:
             array = (page.colormap.T >> 8).astype(np.uint8)[array]
-    return _upright(array, _tiff_orientation(page))
+    return _upright(array, tiff_orientation(page))
 
 
 def _tiff_layout(series: tifffile.TiffPageSeries) -> tuple[list[int], tuple[int, int]]:
@@ -265,7 +256,8 @@ def _tiff_layout(series: tifffile.TiffPageSeries) -> tuple[list[int], tuple[int,
     return [rows, columns, *others], (shape[rows], shape[columns])
 
 
-def _tiff_orientation(page: tifffile.TiffPage) -> int:
+def tiff_orientation(page: tifffile.TiffPage) -> int:
+    """The EXIF orientation, 1 for upright."""
     tag = page.tags.get("Orientation")
     return int(tag.value) if tag else 1
 

@@ -110,9 +110,9 @@ def join_points(drawn: Mapping[str, np.ndarray]) -> "pd.DataFrame":
 
 
 def rasterise(points: np.ndarray, shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:
-    """One image's points, `(N, 3)` of x, y and class, as `(H, W)` uint8 at a working scale (working size / own size), 255 where there is no point.
+    """One image's points, `(N, 3)` of x, y and class, as `(H, W)` uint8 at a working scale (working size / own size).
 
-    Points of several classes that fall on one pixel there leave it at 255.
+    It is 255 where there is no point. Points of several classes that fall on one pixel there leave it at 255.
     """
     label = np.full(shape, IGNORE_INDEX, np.uint8)
     # a point is the middle of its pixel, whatever the scale

@@ -253,7 +253,8 @@ def add_looks(coverage: "pd.DataFrame", images: "list[ImageFile]", looks: "np.nd
 
     sizes = [image.size for image in images]
     seen = pd.DataFrame(sizes, columns=list(LOOKS[:2]), index=[image.image_id for image in images])
-    return coverage.join(seen.assign(**dict(zip(LOOKS[2:], looks.T, strict=True))), on="image_id").sort_values("image_id")
+    seen[list(LOOKS[2:])] = looks
+    return coverage.join(seen, on="image_id").sort_values("image_id")
 
 
 def share_out(config: Config, coverage: "pd.DataFrame") -> dict[str, str]:

@@ -5,6 +5,7 @@ with ProbabilityWriter(path) as writer:
 probabilities = ProbabilityStore(path).read(image_id)
 """
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,13 +92,29 @@ class ProbabilityStore:
 
     def raw(self, image_id: str) -> np.ndarray:
         """One image's `(C, H, W) uint8`, 255 meaning 1."""
-        if image_id not in self._position:
-            raise UserError(f"{self.path}: no image {image_id!r}; its predictions are of other data, predict again")
-        return self._group[f"{self._position[image_id]:06d}"][:]
+        return self._array(image_id)[:]
+
+    def bands(self, image_id: str) -> Iterator[np.ndarray]:
+        """The same as `raw` in bands of whole chunks, from top to bottom: `(C, h, W) uint8`."""
+        array = self._array(image_id)
+        for top in range(0, array.shape[1], array.chunks[1]):
+            yield array[:, top : top + array.chunks[1]]
 
     def read(self, image_id: str) -> np.ndarray:
         """One image's probabilities, `(C, H, W) float32` in [0, 1]."""
-        return self.raw(image_id).astype(np.float32) / 255.0
+        return dequantise(self.raw(image_id))
+
+    def shape(self, image_id: str) -> tuple[int, int, int]:
+        return self._array(image_id).shape
+
+    def _array(self, image_id: str) -> Any:
+        if image_id not in self._position:
+            raise UserError(f"{self.path}: no image {image_id!r}; its predictions are of other data, predict again")
+        return self._group[f"{self._position[image_id]:06d}"]
+
+
+def dequantise(stored: np.ndarray) -> np.ndarray:
+    return stored.astype(np.float32) / 255.0
 
 
 def quantise(probabilities: np.ndarray) -> np.ndarray:
