@@ -1,6 +1,6 @@
 """How fast everything is, as ratios to how it is usually done: a row a claim, written to bench/RESULTS.md.
 
-    python bench/bench_speed.py                      # every row; about an hour on two quiet cores
+    python bench/bench_speed.py                      # every row; some hours on two cores, most of them for "window"
     python bench/bench_speed.py --quick              # smaller sizes: a look, in some minutes
     python bench/bench_speed.py --only help loading  # these rows again; the others stay in the file
 
