@@ -21,7 +21,7 @@ from artifacts import Paths
 from config import IGNORE_INDEX, Config, Image, Train
 from errors import UserError
 from images import full_scale, read_image, read_mask, resize_label
-from points import rasterise
+from points import points_by_image, rasterise
 from runtime import derive_seed
 from stores import ProbabilityStore
 from transforms import (
@@ -47,7 +47,7 @@ Kind = Literal["labelled", "pseudo", "unlabelled"]
 CENTRES = 512  # remembered foreground pixels per class and image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class Record:
     """One image to learn from. Its label is a mask file, points, or a store of soft labels; none where unlabelled."""
 
@@ -55,7 +55,7 @@ class Record:
     image: str
     size: tuple[int, int]  # height, width of the file
     mask: str = ""
-    points: "pd.DataFrame | None" = None  # x, y, class at the image's own size
+    points: np.ndarray | None = None  # (N, 3) int32: x, y, class at the image's own size
     soft: str = ""
 
 
@@ -81,7 +81,7 @@ class Picture:
 
 def make_records(table: "pd.DataFrame", points: "pd.DataFrame | None" = None) -> list[Record]:
     """Index rows as records. A mask is preferred to points; a row with neither is unlabelled."""
-    by_image = {} if points is None else dict(iter(points.groupby("image_id")))
+    by_image = {} if points is None else points_by_image(points)
     return [
         Record(
             row["image_id"],

@@ -30,6 +30,7 @@ from postprocess import resize_probabilities, starting_parameters, to_label
 from predictions import judged_by_masks
 from scoring import Scores, dense_truth
 from semi import ramp, teach
+from strips import Strips, open_strips
 from transforms import cut_centre, normalise
 
 WAY_OUT = "lower train.learning_rate, or set train.precision=fp32"
@@ -268,9 +269,16 @@ def make_predictor(
 
 def read_inputs(
     config: Config, paths: Paths, images: Iterable[tuple[str, str]], patch: int | None = None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """`(image_id, path)` → `(image_id, (C, H, W) float32)` at the working scale, whole or its centre, one at a time."""
+) -> Iterator[tuple[str, np.ndarray | Strips]]:
+    """`(image_id, path)` → `(image_id, (C, H, W) float32)` at the working scale, whole or its centre, one at a time.
+
+    A very large TIFF comes as Strips, of which a window is read when it is asked for.
+    """
     for image_id, path in images:
+        strips = None if patch else open_strips(paths.resolve(path), config.image)
+        if strips is not None and max(strips.shape[1:]) > config.predict.window:
+            yield image_id, strips
+            continue
         image, mean, std = load_image(paths.resolve(path), config.image, patch)
         yield image_id, normalise(image, mean, std, 255.0 if image.dtype == np.uint8 else 1.0)
 

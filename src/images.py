@@ -45,7 +45,7 @@ def read_image(path: Path, channels: int | None = None) -> np.ndarray:
             image = image.astype(np.float32)
         if not np.isfinite(image).all():
             raise UserError(f"{path}: holds NaN or infinite pixels; fill them with a number first")
-    return image if channels is None else _fit_channels(image, channels, path)
+    return image if channels is None else fit_channels(image, channels, path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -142,17 +142,6 @@ def read_geo_tags(path: Path) -> list[tuple[int, str, int, Any, bool]]:
     return tags
 
 
-def write_class_tiff(
-    path: Path, label: np.ndarray, colours: Sequence[tuple[int, int, int]], tags: Sequence[tuple] = ()
-) -> None:
-    """Classes `(H, W) uint8` as a TIFF with a colour table, class i in `colours[i]`, and with geographic `tags`."""
-    table = np.zeros((3, 256), np.uint16)
-    table[:, : len(colours)] = np.transpose(colours) * 257
-    options = {"photometric": "palette", "colormap": table, "compression": "zlib", "metadata": None, "software": False}
-    with atomic(path) as temporary:
-        tifffile.imwrite(temporary, label, extratags=list(tags), **options)
-
-
 def _tag_kind(value: Any) -> tuple[str, int]:
     """tifffile's letter and count for a tag's value: text, doubles or short integers."""
     if isinstance(value, str):
@@ -192,7 +181,8 @@ def _pack(colour: tuple[int, int, int]) -> int:
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
-def _fit_channels(image: np.ndarray, channels: int, path: Path) -> np.ndarray:
+def fit_channels(image: np.ndarray, channels: int, path: Path) -> np.ndarray:
+    """`(H, W, C)` with the channels asked for, as `read_image` makes them. Raises UserError where that cannot be."""
     has = image.shape[2]
     if has in (2, 4) and channels == has - 1:  # alpha
         return image[..., :channels]

@@ -27,7 +27,7 @@ COLUMNS = ("image_id", "image", "mask", "points", "group", "split", "height", "w
 FIELD = re.compile(r"\{([A-Za-z_]\w*)\}|(\*+)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class ImageFile:
     """One image as the layout has it. Those of `data.images` are "labelled" until a label turns out to be missing."""
 

@@ -25,6 +25,8 @@ from errors import UserError
 from settings import load_config
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     import numpy as np
 
     from index import ImageFile
@@ -82,7 +84,7 @@ def label_folder(
     """
     from tqdm import tqdm
 
-    from members import label_images
+    from members import label_bands
 
     if config.task not in ("binary", "multiclass"):
         raise UserError(f"--images: {config.task} labels have no one colour a pixel; write a submission instead")
@@ -93,8 +95,8 @@ def label_folder(
         for start in range(0, len(images), AT_ONCE):
             with tempfile.TemporaryDirectory(prefix="fewmask-", dir=scratch) as place:
                 some = images[start : start + AT_ONCE]
-                for image, (_, label) in zip(some, label_images(config, paths, some, Path(place)), strict=True):
-                    write_label(config, image.path, label, output, overlay)
+                for image, (_, bands) in zip(some, label_bands(config, paths, some, Path(place)), strict=True):
+                    write_label(config, image, bands, output, overlay)
                     progress.update()
     print(f"{output}: masks of {len(images)} images")
     return len(images)
@@ -118,19 +120,27 @@ def list_pictures(folder: Path) -> "list[ImageFile]":
     return [ImageFile(path.name, path, {}, "", "test", image_size(path)) for path in found]
 
 
-def write_label(config: Config, path: Path, label: "np.ndarray", output: Path, overlay: bool) -> None:
-    from images import read_geo_tags, read_image, write_class_tiff, write_picture
+def write_label(
+    config: Config, image: "ImageFile", bands: "Callable[[], Iterator[np.ndarray]]", output: Path, overlay: bool
+) -> None:
+    import numpy as np
+
+    from images import read_geo_tags, read_image, write_picture
     from labels import name_encoding
     from pictures import brighten, paint_label
     from sheets import label_palette
+    from strips import LARGE, write_class_tiff_bands, write_picture_bands
 
     black_and_white = config.task == "binary" and name_encoding(config).data.labels.encoding != "palette"
     colours = [(0, 0, 0), (255, 255, 255)] if black_and_white else list(label_palette(config).values())
-    painted = paint_label(label, colours)
-    write_picture(output / f"{path.stem}_mask.png", painted)
+    path, size = image.path, image.size
+    write_picture_bands(output / f"{path.stem}_mask.png", size, (paint_label(band, colours) for band in bands()))
     if tags := read_geo_tags(path):
-        write_class_tiff(output / f"{path.stem}_mask.tif", label, colours, tags)
-    if overlay:
+        write_class_tiff_bands(output / f"{path.stem}_mask.tif", size, bands(), colours, tags)
+    if overlay and size[0] * size[1] > LARGE:
+        print(f"{path}: too large for an overlay; its mask is written", file=sys.stderr)
+    elif overlay:
+        painted = paint_label(np.concatenate([*bands()]), colours)
         shown = brighten(read_image(path, config.image.channels))
         write_picture(output / f"{path.stem}_overlay.png", (shown // 2 + painted // 2).astype(shown.dtype))
 

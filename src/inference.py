@@ -75,6 +75,21 @@ class Predictor:
         return logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
 
 
+@dataclass(frozen=True)
+class Members:
+    """Several predictors asked as one: each image is read and cut once for all of them."""
+
+    predictors: tuple[Predictor, ...]
+
+    @property
+    def settings(self) -> Predict:
+        return self.predictors[0].settings
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """`(N, C, H, W)` → `(N, members · K, H, W)`: one member's classes after the other's."""
+        return torch.cat([predictor(images) for predictor in self.predictors], dim=1)
+
+
 def tta_views(kind: Literal["none", "mirror", "flips", "d4"]) -> list:
     """ttach's transformers: the identity first; "mirror" are 2 views, "flips" 4, "d4" all 8 of the square."""
     compositions = {
@@ -87,7 +102,7 @@ def tta_views(kind: Literal["none", "mirror", "flips", "d4"]) -> list:
 
 
 def predict_images(
-    predictor: Predictor, images: Iterable[tuple[str, np.ndarray]]
+    predictor: Predictor | Members, images: Iterable[tuple[str, np.ndarray]]
 ) -> Iterator[tuple[str, tuple[int, int, int], int, np.ndarray]]:
     """Answer `(image_id, (C, H, W) float32)` with `(image_id, whole shape, top row, (K, h, W) float32)` bands.
 
@@ -111,7 +126,7 @@ def predict_images(
         yield from _answer_batch(predictor, queue)
 
 
-def slide(predictor: Predictor, image: np.ndarray) -> Iterator[tuple[tuple[int, int, int], int, np.ndarray]]:
+def slide(predictor: Predictor | Members, image: np.ndarray) -> Iterator[tuple[tuple[int, int, int], int, np.ndarray]]:
     """Slide a window over `(C, H, W)`, blend the answers by smooth weights, yield bands of rows that are complete."""
     settings = predictor.settings
     height, width = image.shape[-2:]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Colour = tuple[int, int, int]
+LOOKS = ("height", "width", "brightness", "saturation")  # columns of coverage.csv
 
 
 def label_names(config: Config) -> tuple[str, ...]:
@@ -128,24 +129,40 @@ def coverage(label: np.ndarray, config: Config) -> dict[str, int]:
 def coverage_columns(config: Config) -> list[str]:
     """The columns of coverage.csv: an image's id, what its label shows, its size and its look."""
     pixels = [f"pixels:{name}" for name in config.classes]
-    return ["image_id", *pixels, "labelled", "instances", "height", "width", "brightness", "saturation"]
+    return ["image_id", *pixels, "labelled", "instances", *LOOKS]
 
 
-def count_points(points: "pd.DataFrame", config: Config) -> dict[str, dict[str, int]]:
-    """What each image's points show, by image_id, as `coverage` has it but in points."""
-    names = label_names(config)
-    rows: dict[str, dict[str, int]] = {}
-    for image_id, classes in points.groupby("image_id")["class"]:
-        counts = {f"pixels:{name}": int((classes == names.index(name)).sum()) for name in config.classes}
-        rows[str(image_id)] = counts | {"labelled": len(classes), "instances": 0}
-    return rows
+def add_looks(coverage: "pd.DataFrame", sizes: "dict[str, tuple[int, int]]", looks: np.ndarray) -> "pd.DataFrame":
+    """The table with each image's size, by id, and how it looks, `(images, 2)`, beside it; sorted by image_id."""
+    import pandas as pd
+
+    seen = pd.DataFrame(list(sizes.values()), columns=list(LOOKS[:2]), index=list(sizes))
+    seen[list(LOOKS[2:])] = looks
+    return coverage.join(seen, on="image_id").sort_values("image_id")
 
 
-def appearance(image: np.ndarray) -> dict[str, float]:
+def check_classes(config: Config, coverage: "pd.DataFrame") -> None:
+    """Raises UserError for a class that no label shows."""
+    for name in config.classes if len(coverage) else ():
+        if not coverage[f"pixels:{name}"].sum():
+            kept = " kept" if config.data.labels.keep is not None else ""
+            way = "draw more points" if config.data.labels.points else "take it out of classes or check data.labels"
+            raise UserError(f"classes: {name!r} occurs in none of the {len(coverage)}{kept} labels; {way}")
+
+
+def count_points(points: "pd.DataFrame", config: Config) -> "pd.DataFrame":
+    """What each image's points show, a row an image: image_id, and what `coverage` has but in points."""
+    names, ids = label_names(config), points["image_id"].astype(str)
+    shown = {f"pixels:{name}": points["class"] == names.index(name) for name in config.classes}
+    table = points[[]].assign(**shown, labelled=1, instances=0).astype("int64")
+    return table.groupby(ids).sum().rename_axis("image_id").reset_index()
+
+
+def appearance(image: np.ndarray) -> tuple[float, float]:
     """How an image `(H, W, C)` looks, on a coarse grid: mean brightness and mean spread between channels, in [0, 1]."""
     pixels = image[::4, ::4].astype(np.float32) / full_scale(image)
     spread = pixels[..., :3].max(axis=2) - pixels[..., :3].min(axis=2)
-    return {"brightness": round(float(pixels.mean()), 5), "saturation": round(float(spread.mean()), 5)}
+    return round(float(pixels.mean()), 5), round(float(spread.mean()), 5)
 
 
 def _rgb(raw: np.ndarray, path: Path) -> np.ndarray:

@@ -91,7 +91,7 @@ def label_pool(config: Config, paths: Paths, round: int, fold: int, rules: Pseud
     teachers, table = teachers_of(rules, round), read_index(paths)
     points = load_points(paths.points) if config.data.labels.sparse else None
     records = {one.image_id: one for one in make_records(table[table["split"] == "labelled"], points)}
-    table = table.set_index("image_id")
+    sizes = dict(zip(table["image_id"], zip(table["height"], table["width"], strict=True), strict=True))
     classes = 2 if config.task in ("binary", "instances") else len(config.classes)
     histograms = np.zeros((classes, 256), np.int64)
     for split in rules.pool:
@@ -108,8 +108,7 @@ def label_pool(config: Config, paths: Paths, round: int, fold: int, rules: Pseud
     with open_soft_store(folder, rules) as soft:
         for split in rules.pool:
             for image_id, probabilities in average_stores(paths, teachers, fold, split, rules.tta):
-                own = table.loc[image_id]
-                probabilities = resize_probabilities(probabilities, (own["height"], own["width"]))
+                probabilities = resize_probabilities(probabilities, sizes[image_id])
                 label, sure = label_pixels(probabilities, config.task, rules, thresholds, parameters)
                 if split == "labelled":
                     truth = record_truth(records[image_id], paths)

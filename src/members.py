@@ -6,8 +6,9 @@ The same steps predict the test set stage by stage (predict.py, ensemble.py, mak
 (infer.py). Probabilities pass through stores on disk, so that memory does not grow with the number of images.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,19 +149,67 @@ def label_images(
 
     `scratch` is a folder for the probabilities meanwhile. Raises UserError where a stage of the training is missing.
     """
-    from postprocess import resize_probabilities, to_label
-    from predictions import load_parameters
-    from stores import ProbabilityStore
+    import numpy as np
 
-    weights, parameters = read_weights(config, paths), load_parameters(paths)
-    inputs, stores = [(image.image_id, str(image.path.absolute())) for image in images], []
-    for round in member_rounds(config):
-        for fold in range(config.folds.count):
-            predictor = open_predictor(config, paths, round, fold, config.predict.augments)
-            stores.append(scratch / f"round{round}_fold{fold}.zarr")
-            write_stores(config, paths, predictor, inputs, stores[-1:], f"round {round} fold {fold}")
-    write_blend(config, stores, weights, scratch / "ensemble.zarr")
+    for image_id, bands in label_bands(config, paths, images, scratch):
+        parts = list(bands())
+        yield image_id, parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def label_bands(
+    config: Config, paths: Paths, images: "Sequence[ImageFile]", scratch: Path
+) -> "Iterator[tuple[str, Callable[[], Iterator[np.ndarray]]]]":
+    """`label_images` with each label in bands from top to bottom, as often as they are asked for.
+
+    A label is one band where its pixels cannot be told one by one: instances, smallest areas, another working size.
+    """
+    from postprocess import is_pixelwise, resize_probabilities, to_label
+    from predictions import load_parameters
+    from stores import ProbabilityStore, dequantise
+
+    parameters = load_parameters(paths)
+    write_members(config, paths, images, scratch / "ensemble.zarr")
     blended = ProbabilityStore(scratch / "ensemble.zarr")
+
+    def bands(image: "ImageFile") -> "Iterator[np.ndarray]":
+        if is_pixelwise(config.task, parameters) and blended.shape(image.image_id)[1:] == image.size:
+            parts = map(dequantise, blended.bands(image.image_id))
+        else:
+            parts = iter([resize_probabilities(blended.read(image.image_id), image.size)])
+        for part in parts:
+            yield to_label(part, config.task, parameters)
+
     for image in images:
-        probabilities = resize_probabilities(blended.read(image.image_id), image.size)
-        yield image.image_id, to_label(probabilities, config.task, parameters)
+        yield image.image_id, partial(bands, image)
+
+
+def write_members(config: Config, paths: Paths, images: "Sequence[ImageFile]", store: Path) -> None:
+    """Ask all members about each image, which is read once, and store the blend.
+
+    Answers are rounded as members' own stores would, so that the stages one by one write the same.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from engine import read_inputs
+    from inference import Members, predict_images
+    from stores import ProbabilityWriter, dequantise, quantise
+
+    rounds = member_rounds(config)
+    weights = np.repeat(read_weights(config, paths), config.folds.count)
+    places = [(round, fold) for round in rounds for fold in range(config.folds.count)]
+    predictors = [open_predictor(config, paths, *place, config.predict.augments) for place in places]
+    inputs = read_inputs(config, paths, ((image.image_id, str(image.path.absolute())) for image in images))
+    exclusive, sinks = config.task in ("multiclass", "instances"), {}
+    with (
+        ProbabilityWriter(store) as writer,
+        tqdm(total=len(images), desc="images", leave=False, dynamic_ncols=True) as progress,
+    ):
+        for image_id, (channels, *size), top, band in predict_images(Members(tuple(predictors)), inputs):
+            if image_id not in sinks:
+                sinks[image_id] = writer.create(image_id, (channels // len(places), *size))
+            answers = dequantise(quantise(band)).reshape(len(places), -1, *band.shape[1:])
+            sinks[image_id].write(top, blend(answers, weights, config.ensemble.mean, exclusive))
+            if top + band.shape[1] == size[0]:
+                del sinks[image_id]
+                progress.update()

@@ -1,7 +1,7 @@
 """Sparse labels: a table of points, `image_id,x,y,class`, and points drawn as a label array.
 
 points = read_points(Path("points.csv"), ("land", "water"), {"a": (256, 256)})
-label = rasterise(points[points.image_id == "a"], (128, 128), scale=0.5)
+label = rasterise(points_by_image(points)["a"], (128, 128), scale=0.5)
 drawn = sample_points(dense_label, config.data.labels.points, seed=1)
 """
 
@@ -33,6 +33,7 @@ def read_points(path: Path, names: Sequence[str], sizes: Mapping[str, tuple[int,
     import pandas as pd
 
     labels: dict[tuple[str, int, int], int] = {}
+    known = {image_id: image_id for image_id in sizes}  # one string an id, however many points name it
     for number, (image_id, x, y, name) in _read_rows(path):
         where = f"{path} row {number}"
         if image_id not in sizes:
@@ -44,13 +45,14 @@ def read_points(path: Path, names: Sequence[str], sizes: Mapping[str, tuple[int,
         if not (0 <= int(x) < width and 0 <= int(y) < height):
             raise UserError(f"{where}: ({x}, {y}) is outside {image_id!r} of {width}x{height}; drop the row")
         label = _class_number(name, names, where)
-        other = labels.setdefault((image_id, int(x), int(y)), label)
+        other = labels.setdefault((known[image_id], int(x), int(y)), label)
         if other != label:
             raise UserError(
                 f"{where}: pixel ({x}, {y}) of {image_id!r} is {names[label]!r} here but {names[other]!r} in a row "
                 "before; keep one"
             )
-    return pd.DataFrame([(*place, label) for place, label in labels.items()], columns=COLUMNS)
+    ids, xs, ys = ([place[axis] for place in labels] for axis in range(3))
+    return pd.DataFrame(dict(zip(COLUMNS, (ids, xs, ys, list(labels.values())), strict=True)))
 
 
 def load_points(path: Path) -> "pd.DataFrame":
@@ -67,6 +69,16 @@ def load_points(path: Path) -> "pd.DataFrame":
         return pd.read_csv(path, dtype=types, keep_default_na=False, usecols=COLUMNS)[COLUMNS]
     except ValueError as error:
         raise UserError(f"{path}: no table of points ({error}); run prepare.py --fresh") from None
+
+
+def points_by_image(table: "pd.DataFrame") -> dict[str, np.ndarray]:
+    """Each image's points, `(N, 3) int32` of x, y and class in the table's order: views of one array, since there may
+    be a million images."""
+    ids = table["image_id"].astype("category").cat
+    codes = ids.codes.to_numpy()
+    rows = table[COLUMNS[1:]].to_numpy(np.int32)[np.argsort(codes, kind="stable")]
+    ends = np.cumsum(np.bincount(codes, minlength=len(ids.categories)))
+    return dict(zip(ids.categories.astype(str), np.split(rows, ends[:-1]), strict=True)) if len(ends) else {}
 
 
 def sample_points(label: np.ndarray, drawn: DrawnPoints, seed: int, scale: float = 1.0) -> np.ndarray:
@@ -100,16 +112,16 @@ def join_points(drawn: Mapping[str, np.ndarray]) -> "pd.DataFrame":
     return table
 
 
-def rasterise(points: "pd.DataFrame", shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:
-    """One image's points as `(H, W)` uint8 at a working scale (working size / own size), 255 where there is no point.
+def rasterise(points: np.ndarray, shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:
+    """One image's points, `(N, 3)` of x, y and class, as `(H, W)` uint8 at a working scale (working size / own size).
 
-    Points of several classes that fall on one pixel there leave it at 255.
+    It is 255 where there is no point. Points of several classes that fall on one pixel there leave it at 255.
     """
     label = np.full(shape, IGNORE_INDEX, np.uint8)
     # a point is the middle of its pixel, whatever the scale
-    x = ((points["x"].to_numpy(np.float64) + 0.5) * scale).astype(int).clip(0, shape[1] - 1)
-    y = ((points["y"].to_numpy(np.float64) + 0.5) * scale).astype(int).clip(0, shape[0] - 1)
-    classes = points["class"].to_numpy(np.uint8)
+    x = ((points[:, 0] + 0.5) * scale).astype(int).clip(0, shape[1] - 1)
+    y = ((points[:, 1] + 0.5) * scale).astype(int).clip(0, shape[0] - 1)
+    classes = points[:, 2].astype(np.uint8)
     label[y, x] = classes
     doubtful = label[y, x] != classes
     label[y[doubtful], x[doubtful]] = IGNORE_INDEX

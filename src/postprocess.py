@@ -62,6 +62,11 @@ def to_label(probabilities: np.ndarray, task: str, parameters: Parameters) -> np
     return planes[0].astype(np.uint8) if task == "binary" else np.stack(planes, axis=-1).astype(np.uint8)
 
 
+def is_pixelwise(task: str, parameters: Parameters) -> bool:
+    """Whether `to_label` looks at each pixel by itself, so that an image can be labelled band by band."""
+    return task != "instances" and not any(parameters.min_areas)
+
+
 def drop_small(mask: np.ndarray, min_area: int) -> np.ndarray:
     """A boolean mask without its 8-connected parts of fewer than `min_area` pixels."""
     if min_area <= 1 or not mask.any():

@@ -16,7 +16,7 @@ from artifacts import Paths, read_json
 from config import Config
 from images import read_mask
 from index import read_folds, read_index
-from points import load_points, rasterise
+from points import load_points, points_by_image, rasterise
 from postprocess import Parameters, resize_probabilities
 from scoring import dense_truth, hidden_truth
 from stores import ProbabilityStore
@@ -57,8 +57,8 @@ def read_oof(
         if mask is not None:
             truth = read_mask(mask)
         else:
-            points = load_points(paths.points) if points is None else points
-            truth = rasterise(points[points["image_id"] == row["image_id"]], (row["height"], row["width"]))
+            points = points_by_image(load_points(paths.points)) if points is None else points
+            truth = rasterise(points[row["image_id"]], (row["height"], row["width"]))
         yield row["image_id"], cut_centre(truth, patch), probabilities
 
 

@@ -109,11 +109,12 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
     Returns the index and the coverage of the labelled images. Raises UserError for any fault of the data, naming it;
     then nothing is left behind.
     """
+    import numpy as np
     import pandas as pd
     from tqdm import tqdm
 
     from index import COLUMNS, list_images, settle_splits
-    from labels import coverage_columns, name_encoding
+    from labels import add_looks, check_classes, coverage_columns, name_encoding
 
     config = name_encoding(config)
     labels = paths.data / ("dense" if config.data.labels.points else "masks")
@@ -121,11 +122,11 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
         masks.mkdir()
         solution.mkdir()
         images = list_images(config.data, root)
-        rows, points = write_labels(config, root, [image for image in images if image.split == "labelled"], masks)
-        images = settle_splits(config.data, images, set(rows))
-        looks = {one.image_id: check_image(one, config) for one in tqdm(images, desc="images", disable=None)}
-        table = [{"image_id": one, **rows[one], **looks[one]} for one in sorted(rows)]
-        coverage = pd.DataFrame(table, columns=coverage_columns(config))
+        coverage, points = write_labels(config, root, [image for image in images if image.split == "labelled"], masks)
+        images = settle_splits(config.data, images, set(coverage["image_id"]))
+        looks = (check_image(one, config) for one in tqdm(images, desc="images", disable=None))
+        looks = np.fromiter(looks, np.dtype((np.float64, 2)), len(images))
+        coverage = add_looks(coverage, {one.image_id: one.size for one in images}, looks)[coverage_columns(config)]
         if config.data.labels.keep is not None:
             moved = share_out(config, coverage)
             coverage = coverage[~coverage["image_id"].isin(set(moved))]
@@ -166,16 +167,20 @@ def mask_path(folder: Path, image_id: str, config: Config) -> Path:
 
 def write_labels(
     config: Config, root: Path, images: "list[ImageFile]", folder: Path
-) -> "tuple[dict[str, dict[str, int]], pd.DataFrame | None]":
-    """Write the masks of the images that have one. Returns what each covers, by id, and the table of points if any."""
+) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
+    """Write the masks of the images that have one. Returns what each covers, by image_id, and the table of points if
+    any."""
+    import pandas as pd
+
     from images import write_mask
-    from labels import check_encoding, count_points, coverage, label_names
+    from labels import LOOKS, check_encoding, count_points, coverage, coverage_columns, label_names
 
     labels = config.data.labels
     if labels.sparse and config.task not in ("binary", "multiclass"):
         raise UserError(f"data.labels: points cannot label a {config.task} task; use masks or rle")
+    columns = [name for name in coverage_columns(config) if name not in LOOKS]
     if labels.kind == "none":
-        return {}, None
+        return pd.DataFrame(columns=columns), None
     if labels.kind == "points":
         from points import read_points
 
@@ -184,16 +189,16 @@ def write_labels(
         return count_points(points, config), points
     if labels.kind == "masks":
         check_encoding(config)
-    rows, drawn = {}, {}
+    rows, drawn = [], {}
     table = labels.kind == "rle"
     for image_id, label in read_label_arrays(config, root, images, labels.path, "data.labels.path", table=table):
         write_mask(mask_path(folder, image_id, config), label)
         if labels.points is not None:
             drawn[image_id] = draw_points(config, image_id, label)
         else:
-            rows[image_id] = coverage(label, config)
+            rows.append((image_id, *coverage(label, config).values()))
     if labels.points is None:
-        return rows, None
+        return pd.DataFrame(rows, columns=columns), None
     from points import join_points
 
     points = join_points(drawn)
@@ -244,13 +249,13 @@ def read_label_arrays(
     warn_of_colours(unknown, key)
 
 
-def check_image(image: "ImageFile", config: Config) -> dict[str, float]:
-    """Decode an image, so that a broken one is found now and not in the middle of training, and say how it looks."""
+def check_image(image: "ImageFile", config: Config) -> tuple[float, float]:
+    """Decode an image, so that a broken one is found now and not in the middle of training, and say how it looks: its
+    brightness and saturation."""
     from images import read_image
     from labels import appearance
 
-    pixels = read_image(image.path, config.image.channels)
-    return {"height": image.size[0], "width": image.size[1]} | appearance(pixels)
+    return appearance(read_image(image.path, config.image.channels))
 
 
 def share_out(config: Config, coverage: "pd.DataFrame") -> dict[str, str]:
@@ -277,8 +282,9 @@ def hide_labels(
 ) -> None:
     """Take these images' labels out of `masks`; those of the split that `solution_of` names become hidden labels."""
     from images import write_mask
-    from points import rasterise
+    from points import points_by_image, rasterise
 
+    drawn = {} if points is None else points_by_image(points)
     for image in images:
         mask, target = (mask_path(folder, image.image_id, config) for folder in (masks, solution))
         if image.split != config.data.solution_of:
@@ -287,16 +293,7 @@ def hide_labels(
             target.parent.mkdir(parents=True, exist_ok=True)
             mask.replace(target)
         else:
-            write_mask(target, rasterise(points[points["image_id"] == image.image_id], image.size))
-
-
-def check_classes(config: Config, coverage: "pd.DataFrame") -> None:
-    """Raises UserError for a class that no label shows."""
-    for name in config.classes if len(coverage) else ():
-        if not coverage[f"pixels:{name}"].sum():
-            kept = " kept" if config.data.labels.keep is not None else ""
-            way = "draw more points" if config.data.labels.points else "take it out of classes or check data.labels"
-            raise UserError(f"classes: {name!r} occurs in none of the {len(coverage)}{kept} labels; {way}")
+            write_mask(target, rasterise(drawn[image.image_id], image.size))
 
 
 def write_solution(config: Config, root: Path, images: "list[ImageFile]", folder: Path) -> None:

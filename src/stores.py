@@ -97,6 +97,28 @@ class ProbabilityStore:
 
     def raw(self, image_id: str) -> np.ndarray:
         """One image's `(C, H, W) uint8`, 255 meaning 1."""
+        with self._array(image_id) as array:
+            check_memory(array.nbytes, f"probabilities of {array.shape}")
+            return array[:]
+
+    def bands(self, image_id: str) -> Iterator[np.ndarray]:
+        """The same as `raw` in bands of whole chunks, from top to bottom: `(C, h, W) uint8`."""
+        with self._array(image_id) as array:
+            for top in range(0, array.shape[1], array.chunks[1]):
+                yield array[:, top : top + array.chunks[1]]
+
+    def read(self, image_id: str) -> np.ndarray:
+        """One image's probabilities, `(C, H, W) float32` in [0, 1]."""
+        return dequantise(self.raw(image_id))
+
+    def shape(self, image_id: str) -> tuple[int, int, int]:
+        """One image's `(C, H, W)`."""
+        with self._array(image_id) as array:
+            return array.shape
+
+    @contextmanager
+    def _array(self, image_id: str) -> Iterator[Any]:
+        """One image as it lies on the disk; its bytes are unpacked within the block alone."""
         import zarr
         from numcodecs import Blosc
 
@@ -108,8 +130,7 @@ class ProbabilityStore:
                 raise ValueError(f"image {image_id!r} is no array of probabilities")
             if array.filters or [type(one) for one in array.compressors] != [Blosc]:
                 raise ValueError(f"image {image_id!r} is packed in a way of its own")
-            check_memory(array.nbytes, f"probabilities of {array.shape}")
-            return array[:]
+            yield array
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -118,9 +139,10 @@ class ProbabilityStore:
         except (ValueError, LookupError, TypeError, RuntimeError, OSError) as error:
             raise UserError(f"{self.path}: no store of predictions ({error}); delete it and predict again") from error
 
-    def read(self, image_id: str) -> np.ndarray:
-        """One image's probabilities, `(C, H, W) float32` in [0, 1]."""
-        return self.raw(image_id).astype(np.float32) / 255.0
+
+def dequantise(stored: np.ndarray) -> np.ndarray:
+    """uint8 → float32 in [0, 1]."""
+    return stored.astype(np.float32) / 255.0
 
 
 def quantise(probabilities: np.ndarray) -> np.ndarray:

@@ -240,12 +240,13 @@ def pseudo_records(paths: Paths, round: int, fold: int, table: Any, soft: bool) 
 
     folder = paths.pseudo(round, fold)
     made = read_stage_table(folder / "index.csv")
-    rows = table.set_index("image_id")
-    records = []
-    for label in made[made["kept"] == "1"].to_dict("records"):
-        row = rows.loc[label["image_id"]]
-        place = {"soft": label["mask"]} if soft else {"mask": label["mask"]}
-        records.append(Record(label["image_id"], row["image"], (int(row["height"]), int(row["width"])), **place))
+    made = made[made["kept"] == "1"]
+    kept = table[table["image_id"].isin(set(made["image_id"]))]
+    files = kept[["image", "height", "width"]].itertuples(index=False, name=None)
+    rows, records = dict(zip(kept["image_id"], files, strict=True)), []
+    for image_id, label in zip(made["image_id"], made["mask"], strict=True):
+        image, *size = rows[image_id]
+        records.append(Record(image_id, image, tuple(size), **({"soft": label} if soft else {"mask": label})))
     return records, set(read_json(folder / "summary.json")["seen_ids"])
 
 

@@ -181,8 +181,15 @@ def statistics(image: np.ndarray, settings: Image, full_scale: float) -> tuple[n
 
 def normalise(image: np.ndarray, mean: np.ndarray, std: np.ndarray, full_scale: float) -> np.ndarray:
     """`(H, W, C)` → `(C, H, W) float32`."""
-    scaled = image.astype(np.float32) * (1.0 / (full_scale * std)).astype(np.float32) - (mean / std).astype(np.float32)
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+    factor, shift = (1.0 / (full_scale * std)).astype(np.float32), (mean / std).astype(np.float32)
+    if image.dtype != np.uint8:
+        return np.ascontiguousarray((image.astype(np.float32) * factor - shift).transpose(2, 0, 1))
+    # the same 256 numbers a channel, looked up: a sixth of the time
+    table = (np.arange(256, dtype=np.float32)[:, None] * factor - shift).T.copy()
+    planes = np.empty((image.shape[2], *image.shape[:2]), np.float32)
+    for plane, values, channel in zip(planes, table, cv2.split(image), strict=True):
+        cv2.LUT(channel, values, plane)
+    return planes
 
 
 def instance_classes(instances: np.ndarray, border_width: int) -> np.ndarray:

@@ -299,8 +299,7 @@ def test_a_mask_of_one_label_keeps_its_axis(paths: Paths) -> None:
 
 
 def test_points_are_drawn_at_the_working_scale(paths: Paths) -> None:
-    table = pd.DataFrame([("a", 99, 0, 1), ("a", 50, 31, 0)], columns=["image_id", "x", "y", "class"])
-    record = Record("a", "a.png", (40, 100), points=table)
+    record = Record("a", "a.png", (40, 100), points=np.int32([[99, 0, 1], [50, 31, 0]]))
     label = load_label(record, make_config(), paths, (20, 50))
     assert label[0, 49] == 1
     assert label[15, 25] == 0
@@ -313,7 +312,7 @@ def test_records_prefer_a_mask_to_points() -> None:
     points = pd.DataFrame([("b", 1, 2, 0), ("a", 0, 0, 1), ("b", 2, 2, 1)], columns=["image_id", "x", "y", "class"])
     a, b, c = make_records(pd.DataFrame(rows, columns=columns), points)
     assert (a.mask, a.points) == ("a_m.png", None)
-    assert b.points["class"].tolist() == [0, 1]
+    assert b.points.tolist() == [[1, 2, 0], [2, 2, 1]]
     assert (c.mask, c.points) == ("", None)
     assert a.size == (4, 5)
 

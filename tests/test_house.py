@@ -19,7 +19,7 @@ FLOORS = (
     "rle losses metrics runtime strata tables terrain districts unet decoders",
     "artifacts matching surfaces",
     "cli images detections stores transforms scenes microct rules zips kaggle_site",
-    "faults archives index labels points models inference postprocess scoring",
+    "faults archives index labels points models inference postprocess scoring strips",
     "formats fitting pseudo predictions pictures answers",
     "dataset semi folders contests sheets",
     "engine",

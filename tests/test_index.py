@@ -16,7 +16,7 @@ from errors import UserError
 from images import read_image
 from index import find_files, list_images, match_masks, read_index
 from labels import appearance, check_encoding, coverage, decode_mask
-from points import load_points, rasterise, read_points
+from points import load_points, points_by_image, rasterise, read_points
 from settings import parse_config
 
 SHARED = Path(__file__).resolve().parent.parent / "../shared/data"
@@ -351,10 +351,10 @@ def test_coverage():
 def test_appearance_does_not_depend_on_depth():
     image = np.full((8, 8, 3), (255, 0, 0), np.uint8)
     looks = appearance(image)
-    assert looks == {"brightness": 0.33333, "saturation": 1.0}
+    assert looks == (0.33333, 1.0)  # brightness and saturation
     assert appearance(image.astype(np.uint16) * 257) == looks
     assert appearance(image.astype(np.float32) / 255) == looks
-    assert appearance(image[..., :1])["saturation"] == 0.0
+    assert appearance(image[..., :1])[1] == 0.0
 
 
 # --- points ----------------------------------------------------------------------------------------------------------
@@ -408,8 +408,20 @@ def test_bad_points_files(tmp_path: Path):
         read_points(tmp_path / "none.csv", LETTERS, SIZES)
 
 
+def test_points_by_image():
+    ids = ["b", "a", "b", "10", "a", "b"]
+    table = pd.DataFrame({"image_id": ids, "x": range(6), "y": range(10, 16), "class": [0, 1, 2, 0, 1, 2]})
+    for given in (table, table.astype({"image_id": "category"})):
+        found = points_by_image(given)
+        assert {one: points.tolist() for one, points in found.items()} == {
+            one: table[table["image_id"] == one][["x", "y", "class"]].to_numpy().tolist() for one in ("a", "b", "10")
+        }
+        assert found["a"].base is not None  # a view: a million images share one array
+    assert points_by_image(table[:0]) == {}
+
+
 def test_rasterise():
-    points = pd.DataFrame({"x": [0, 5, 3], "y": [0, 3, 2], "class": [1, 0, 2]})
+    points = np.int32([[0, 0, 1], [5, 3, 0], [3, 2, 2]])
     label = rasterise(points, (4, 6))
     assert label.dtype == np.uint8
     assert {(y, x): int(label[y, x]) for y, x in np.argwhere(label != 255)} == {(0, 0): 1, (3, 5): 0, (2, 3): 2}

@@ -53,8 +53,7 @@ def test_drawn_points_lie_in_the_label_and_a_larger_number_holds_the_smaller(
     if scale == 1.0:
         assert len(many) == min(12, (label != 255).sum())
     if height == width:  # each a pixel of its own at the working scale
-        table = pd.DataFrame(many, columns=["x", "y", "class"])
-        assert (rasterise(table, shape, shape[0] / height) != 255).sum() == len(many)
+        assert (rasterise(many, shape, shape[0] / height) != 255).sum() == len(many)
 
 
 def test_counts_shares_and_counts_a_class() -> None:
@@ -326,7 +325,10 @@ def write_photos(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_a_folder_of_any_pictures_becomes_masks(done: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataset
+    import engine
     import infer
+    import strips
     from images import image_size
     from index import ImageFile
     from members import label_images
@@ -356,6 +358,14 @@ def test_a_folder_of_any_pictures_becomes_masks(done: Paths, tmp_path: Path, mon
         }
         assert (page.asarray() == label).all()
         assert page.colormap[:, 1].tolist() == [65535] * 3
+    written = {one.name: one.read_bytes() for one in out.iterdir()}
+    decoded: list[str] = []
+    load = dataset.load_image
+    monkeypatch.setattr(engine, "load_image", lambda path, *more: decoded.append(path.name) or load(path, *more))
+    monkeypatch.setattr(strips, "LARGE", 70 * 50 - 1)  # the map is read in windows, the others whole, and each once
+    infer.label_folder(config, paths, folder, out)
+    assert sorted(decoded) == sorted({one.name for one in folder.iterdir()} - {"map.tiff", "notes.txt"})
+    assert all((out / name).read_bytes() == written[name] for name in written if "overlay" not in name)
     with pytest.raises(UserError, match="the images lie there"):
         infer.label_folder(config, paths, folder, folder)
     (folder / "a.jpg").write_bytes((folder / "grey.JPG").read_bytes())

@@ -295,3 +295,16 @@ def test_labels_stay_in_place_when_a_window_is_resized(side: int) -> None:
     columns = np.tile(np.arange(side, dtype=np.float32), (side, 1))
     image, label = apply_geometry(recipe, np.repeat(columns[..., None], 3, 2), columns.astype(np.uint8), 1, False)
     assert abs((label - image[..., 0])[:, 4:-4].mean()) < 0.05
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_looked_up_numbers_are_the_computed_ones(channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    image = rng.integers(0, 256, (40, 30, channels)).astype(np.uint8)
+    mean, std = rng.random((2, channels), np.float32) + 0.1
+    factor, shift = (1.0 / (255.0 * std)).astype(np.float32), (mean / std).astype(np.float32)
+    for seen in (image, image[::-1, 3:], image.transpose(1, 0, 2), image[:, :, ::-1]):
+        expected = (seen.astype(np.float32) * factor - shift).transpose(2, 0, 1)
+        planes = normalise(seen, mean, std, 255.0)
+        np.testing.assert_array_equal(planes, expected)
+        assert planes.flags.c_contiguous

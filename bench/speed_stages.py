@@ -1,0 +1,133 @@
+"""bench_speed.py's rows on whole commands: what stages cost beside their work, the start of --help, two at once."""
+
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SRC = Path(__file__).resolve().parent.parent / "src"
+CONFIG = SRC.parent / "configs" / "sample.yaml"
+QUICK = ("rounds=[{}]", "train.epochs=1", "folds.count=2")
+# what a stage is for, by module and name: the rest of its time is imports, set-up and I/O
+WORK = {
+    "train": (("engine", "train_one_epoch"), ("engine", "evaluate")),
+    "predict": (("inference", "Predictor.__call__"),),
+    "make_pseudo_labels": (("pseudo", "label_pixels"), ("pseudo", "confidence_histogram")),
+    "ensemble": (("ensemble", "sample_pixels"), ("ensemble", "fit_weights")),
+    "evaluate": (("evaluate", "fit"), ("evaluate", "score_phases")),
+}
+
+
+def measure_stages(quick: bool) -> tuple[str, bool]:
+    """The sample's stages as run.sh starts them, each with the time of its work taken inside it."""
+    overrides = [word for one in (QUICK if quick else ()) for word in ("--set", one)]
+    with tempfile.TemporaryDirectory(prefix="fewmask-bench-") as folder:
+        shared = ["--config", str(CONFIG), "--workspace", folder, *overrides]
+        listing = [sys.executable, str(SRC / "list_stages.py"), *shared]
+        stages = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
+        whole, work = 0.0, 0.0
+        for stage in stages:
+            script, *arguments = stage.split()
+            start = time.perf_counter()
+            command = [sys.executable, __file__, "stage", script.removesuffix(".py"), folder, *arguments, *shared]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            seconds = time.perf_counter() - start
+            inside = json.loads((Path(folder) / "work.json").read_text(encoding="utf-8"))
+            print(f"{stage}: {seconds:.1f} s, {inside:.1f} s of them work", file=sys.stderr, flush=True)
+            whole, work = whole + seconds, work + inside
+    share = 1 - work / whole
+    return f"{share:.1%} of {whole:.0f} s is not training, predicting or fitting", share <= 0.10
+
+
+def measure_help(quick: bool) -> tuple[str, bool]:
+    seconds, spent = [], []
+    for _ in range(5 if quick else 15):
+        before, start = os.times(), time.perf_counter()
+        subprocess.run([sys.executable, str(SRC / "train.py"), "--help"], check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        seconds.append(time.perf_counter() - start)
+        spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    shown = f"{statistics.median(seconds):.2f} s ({statistics.median(spent):.2f} s of a processor)"
+    return shown, statistics.median(spent) <= 0.5
+
+
+def measure_processes(quick: bool) -> tuple[str, None]:
+    """Images a second of one process on all cores, of two that share a fold, and of two folds side by side."""
+    steps, turns = (4, 1) if quick else (12, 3)
+    train = {"train.epochs": 1, "train.steps_per_epoch": steps, "model.weights": "none", "rounds": "[{}]"}
+    overrides = [word for key, value in train.items() for word in ("--set", f"{key}={value}")]
+    with tempfile.TemporaryDirectory(prefix="fewmask-bench-") as folder:
+        shared = ["--config", str(CONFIG), "--workspace", folder, *overrides]
+        for script in ("prepare", "make_folds"):
+            subprocess.run([sys.executable, str(SRC / f"{script}.py"), *shared], check=True, stdout=subprocess.DEVNULL)
+        found: dict[str, list[float]] = {"one": [], "shared": [], "folds": []}
+        for _ in range(turns):
+            found["one"].append(train_at_once(Path(folder), shared, folds=[0]))
+            found["shared"].append(train_at_once(Path(folder), shared, folds=[0], processes=2))
+            found["folds"].append(train_at_once(Path(folder), shared, folds=[0, 1]))
+    one, both, folds = (statistics.median(speeds) for speeds in found.values())
+    shown = (
+        f"one process on all cores {one:.1f} images/s; two on one fold {both / one:.2f}×; two folds {folds / one:.2f}×"
+    )
+    return f"{shown}; each run writes in its own fold's folder", None
+
+
+def train_at_once(folder: Path, shared: list[str], folds: list[int], processes: int = 1) -> float:
+    """Images a second of these folds together, while each trains, without the start of the processes."""
+    cores = max(1, (os.cpu_count() or 1) // max(len(folds), processes))
+    environment = os.environ | {"OMP_NUM_THREADS": str(cores), "ACCELERATE_USE_CPU": "true"}
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
+    running = []
+    for fold in folds:
+        command = [*launcher, str(SRC / "train.py"), *shared, "--fresh", "--fold", str(fold)]
+        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    codes = [one.wait() for one in running]
+    if any(codes):
+        raise RuntimeError(f"training of folds {folds} with {processes} processes failed")
+    logs = [folder / "runs" / "sample" / "round0" / f"fold{fold}" / "log.jsonl" for fold in folds]
+    return sum(json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["images_per_second"] for log in logs)
+
+
+def run_stage(script: str, folder: Path, arguments: list[str]) -> None:
+    """A stage in this process, its work timed."""
+    spent = [0.0]
+    for module, name in WORK.get(script, ()):
+        owner: Any = importlib.import_module(module)
+        *outer, last = name.split(".")
+        for part in outer:
+            owner = getattr(owner, part)
+        setattr(owner, last, timed(getattr(owner, last), spent))
+    module = importlib.import_module(script)
+    from cli import make_parser
+
+    numbered = script in ("train", "predict", "make_pseudo_labels")
+    parser = make_parser(None, fold=numbered, round=numbered)
+    if hasattr(module, "add_arguments"):
+        module.add_arguments(parser)
+    module.main(parser.parse_args(arguments))
+    (folder / "work.json").write_text(json.dumps(spent[0]), encoding="utf-8")
+
+
+def timed(function: Callable, spent: list[float]) -> Callable:
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*arguments, **named)
+        finally:
+            spent[0] += time.perf_counter() - start
+
+    return wrapper
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(SRC))
+    run_stage(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
