@@ -219,7 +219,7 @@ def test_swapped_norms_make_samples_independent(norm: str) -> None:
         together, alone = network(images)[:1], network(images[:1])
         other = build_model(Model(**SMALL), 3, 1).train()
         mixed, single = other(images)[:1], other(images[:1])
-    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=5e-4)
     assert not np.allclose(mixed, single, rtol=1e-3, atol=1e-3)  # the check can fail
 
 

@@ -398,12 +398,12 @@ PATHS: dict[str, tuple[Spoil, str | Check]] = {
     "a folder for the index": (both(folder_at("data/tiny/index.csv/mine")), right()),
     "a file for the data": (file_at("raw"), r"data\.root: no folder .*raw"),
     "a file for the images": (file_at("raw/train"), r"data\.images: no file matches"),
-    "a file for the outputs": (file_at("data"), r"/data.*: Not a directory; name another path"),
+    "a file for the outputs": (file_at("data"), r"/data/.*: a file stands where a folder should be; "),
     "a file for the workspace": (
         both(
             file_at("taken"),
             lambda one: ["prepare", "--workspace", str(one / "taken"), "--set", f"data.root={one}/raw"]),
-        r"/taken.*: Not a directory; name another path or put this one right"),
+        r"/taken/.*: a file stands where a folder should be; choose another --workspace"),
 }  # fmt: skip
 
 NAMES = ",".join(f"class{number}" for number in range(100))
@@ -442,7 +442,7 @@ FILES: dict[str, tuple[Spoil, str | Check]] = {
         both(folder_at("out.csv/mine"), to_submission()), r"out\.csv: a folder .*"),
     "a folder for the format": (both(folder_at("x.yaml"), to_submission(name="x.yaml")), r"x\.yaml: "),
     "a file for the masks' folder": (
-        both(file_at("raw/masks"), to_submission()), r"raw/masks: no such folder"),
+        both(file_at("raw/masks"), to_submission()), r"raw/masks: a file, not a folder"),
     "a sample of NUL": (
         both(lambda one: write(one / "s.csv", "\0\0"), to_submission("--sample", "@/s.csv")), r"s\.csv row 1: "),
     "a zip of a giant image": (zipped({"a.tif": tif(65535, 65535)}), r"theirs\.zip: 1 faults for inria"),

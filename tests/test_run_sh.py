@@ -44,7 +44,7 @@ def house(tmp_path: Path) -> Path:
     (top / "src").mkdir(parents=True)
     (top / "configs").mkdir()
     shutil.copy(TOP / "run.sh", top)
-    for name in ("errors", "config", "disk", "artifacts", "cli", "list_stages"):
+    for name in ("errors", "memory", "yamls", "config", "settings", "disk", "artifacts", "cli", "list_stages"):
         shutil.copy(TOP / "src" / f"{name}.py", top / "src")
     for name in STAGES:
         (top / "src" / f"{name}.py").write_text(STAGE)

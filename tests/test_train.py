@@ -159,7 +159,8 @@ def test_accumulated_batches_make_the_step_of_a_whole_one(data: Path, tmp_path: 
         run("train", folder, "--fold", "0")
         models[name] = last_model(folder)
     moved = distance(models["whole"], models["start"])
-    assert distance(models["whole"], models["parts"]) < 1e-2 * moved
+    # Adam makes a whole step of the smallest gradient, whose sign rounding may decide
+    assert distance(models["whole"], models["parts"]) < 2e-2 * moved
     assert distance(models["whole"], models["half"]) > 0.1 * moved
 
 
