@@ -33,7 +33,7 @@ def measure_window(quick: bool) -> tuple[str, bool | None]:
 
 def measure_tiff(quick: bool) -> tuple[str, bool]:
     """infer.py on a tiled TIFF and on one of half the side; the highest memory of each process."""
-    side = 12_000 if quick else 30_000
+    side = 9_000 if quick else 30_000
     with tempfile.TemporaryDirectory(prefix="fewmask-bench-") as folder:
         place = Path(folder)
         write_workspace(place, folds=1, model=TINY, predict={"tta": "none", "window": 512})

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from index import ImageFile
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+LARGEST_OVERLAY = 2**27  # pixels: an overlay is made in memory
 AT_ONCE = 256  # pictures whose probabilities wait on disk together
 
 
@@ -129,7 +130,7 @@ def write_label(
     from labels import name_encoding
     from pictures import brighten, paint_label
     from sheets import label_palette
-    from strips import LARGE, write_class_tiff_bands, write_picture_bands
+    from strips import write_class_tiff_bands, write_picture_bands
 
     black_and_white = config.task == "binary" and name_encoding(config).data.labels.encoding != "palette"
     colours = [(0, 0, 0), (255, 255, 255)] if black_and_white else list(label_palette(config).values())
@@ -137,7 +138,7 @@ def write_label(
     write_picture_bands(output / f"{path.stem}_mask.png", size, (paint_label(band, colours) for band in bands()))
     if tags := read_geo_tags(path):
         write_class_tiff_bands(output / f"{path.stem}_mask.tif", size, bands(), colours, tags)
-    if overlay and size[0] * size[1] > LARGE:
+    if overlay and size[0] * size[1] > LARGEST_OVERLAY:
         print(f"{path}: too large for an overlay; its mask is written", file=sys.stderr)
     elif overlay:
         painted = paint_label(np.concatenate([*bands()]), colours)

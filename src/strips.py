@@ -21,7 +21,7 @@ from decoders import TIFF, open_tiff, readable, tiff_orientation
 from images import fit_channels, full_scale
 from transforms import normalise, working_shape
 
-LARGE = 2**26  # pixels from which an image is read in windows
+LARGE = 2**24  # pixels from which an image is read in windows: whole, it takes a dozen bytes each
 TILE = 256  # a side of the tiles that are written
 
 
