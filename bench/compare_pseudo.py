@@ -1,12 +1,12 @@
-"""Do pseudo-labels beat supervised training of the same number of steps? Over seeds, on hidden labels.
+"""Do unlabelled images beat supervised training of the same number of steps? Over seeds, on hidden labels.
 
     python bench/compare_pseudo.py --config configs/dsb2018.yaml --seeds 0 1 2
 
 Each seed keeps other labels, makes other folds and other weights. Both arms train fold 0 for the same number of steps:
-"pseudo-labels" as the config's rounds up to the first with pseudo-labels say, "supervised" on real labels alone in one
-schedule as long as all of them. Both predict plainly, with postprocessing fitted on the fold held out; both are scored
-there, nested, and on the pool, whose labels neither arm has seen. At the config's own seed, what its own run has done
-already is taken from there. Prints a table and writes it to runs/compare_pseudo.json.
+"joint" as the config's rounds up to the first joint one say, with pseudo-labels, a mean teacher or both, "supervised"
+on real labels alone in one schedule as long as all of them. Both predict plainly, with postprocessing fitted on the
+fold held out; both are scored there, nested, and on the pool, whose labels neither arm has seen. At the config's own
+seed, what its own run has done already is taken from there. Prints a table and writes it to runs/compare_pseudo.json.
 """
 
 import argparse
@@ -21,23 +21,23 @@ sys.path.insert(0, str(TOP / "src"))
 
 from artifacts import Paths, write_json  # noqa: E402
 from cli import make_parser, run_script  # noqa: E402
-from config import Config  # noqa: E402
+from config import Config, Round  # noqa: E402
 from errors import UserError  # noqa: E402
 from settings import load_config  # noqa: E402
 
 
 def main(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.overrides)
-    joint = next((number for number, one in enumerate(config.rounds) if one.pseudo is not None), None)
+    joint = next((number for number, one in enumerate(config.rounds) if one.phase == "joint"), None)
     if joint is None:
-        raise UserError(f"{args.config}: no round has a pseudo: section, so there is nothing to compare")
+        raise UserError(f"{args.config}: no round is joint, so there is nothing to compare")
     rows = []
     for seed in args.seeds:
-        for arm in ("supervised", "pseudo-labels"):
+        for arm in ("supervised", "joint"):
             overrides = [*args.overrides, *arm_overrides(config, arm, joint, seed)]
-            rounds = 1 if arm == "supervised" else joint + 1
+            rounds = config.rounds[: 1 if arm == "supervised" else joint + 1]
             run_arm(args, overrides, rounds)
-            rows.append({"seed": seed, "arm": arm, **score_arm(args, overrides, rounds - 1)})
+            rows.append({"seed": seed, "arm": arm, **score_arm(args, overrides, len(rounds) - 1)})
             print(rows[-1], flush=True)
     write_json(args.workspace / "runs" / "compare_pseudo.json", rows)
     print_table(rows, config.metric)
@@ -45,8 +45,8 @@ def main(args: argparse.Namespace) -> None:
 
 def arm_overrides(config: Config, arm: str, joint: int, seed: int) -> list[str]:
     """What makes an arm of the config: its own name and seed, and for supervised training its one round."""
-    if arm == "pseudo-labels":
-        return [] if seed == config.seed else [f"name={config.name}_pseudo_seed{seed}", f"seed={seed}"]
+    if arm == "joint":
+        return [] if seed == config.seed else [f"name={config.name}_joint_seed{seed}", f"seed={seed}"]
     first = config.rounds[0].train
     if any(one.train.steps_per_epoch != first.steps_per_epoch for one in config.rounds[: joint + 1]):
         raise UserError("rounds: give all rounds the same train.steps_per_epoch, or the arms' steps would differ")
@@ -60,14 +60,14 @@ def arm_overrides(config: Config, arm: str, joint: int, seed: int) -> list[str]:
     ]
 
 
-def run_arm(args: argparse.Namespace, overrides: list[str], rounds: int) -> None:
+def run_arm(args: argparse.Namespace, overrides: list[str], rounds: tuple[Round, ...]) -> None:
     """Run the stages of one arm on fold 0, skipping what is done."""
     common = ["--config", str(args.config), "--workspace", str(args.workspace)]
     common += [word for override in overrides for word in ("--set", override)]
     stages = [["prepare.py"], ["make_folds.py"]]
-    for number in range(rounds):
+    for number, one in enumerate(rounds):
         on_fold = ["--round", str(number), "--fold", "0"]
-        stages += [["make_pseudo_labels.py", *on_fold]] if number else []
+        stages += [["make_pseudo_labels.py", *on_fold]] if one.pseudo else []
         stages += [["train.py", *on_fold], ["predict.py", *on_fold]]
     for stage in stages:
         subprocess.run([sys.executable, str(TOP / "src" / stage[0]), *stage[1:], *common], check=True)
@@ -96,14 +96,14 @@ def score_arm(args: argparse.Namespace, overrides: list[str], round: int) -> dic
 
 def print_table(rows: list[dict], metric: str) -> None:
     print(f"\n{metric:<16} {'out of fold':>18} {'hidden':>18}")
-    for arm in ("supervised", "pseudo-labels"):
+    for arm in ("supervised", "joint"):
         shown = [spread([row[key] for row in rows if row["arm"] == arm]) for key in ("out of fold", "hidden")]
         print(f"{arm:<16} {shown[0]:>18} {shown[1]:>18}")
     pairs = {}
     for row in rows:
         pairs.setdefault(row["seed"], {})[row["arm"]] = row
     gains = [
-        spread([pair["pseudo-labels"][key] - pair["supervised"][key] for pair in pairs.values()])
+        spread([pair["joint"][key] - pair["supervised"][key] for pair in pairs.values()])
         for key in ("out of fold", "hidden")
     ]
     print(f"{'gain per seed':<16} {gains[0]:>18} {gains[1]:>18}")

@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
         for seed in args.seeds:
             overrides = [*args.overrides, f"name={arm_name(config.name, points, seed)}", f"seed={seed}"]
             overrides += [f"data.labels.points={json.dumps(rule)}", f"rounds={json.dumps(rounds)}", "predict.tta=none"]
-            run_arm(args, overrides, args.rounds)
+            run_arm(args, overrides, config.rounds[: args.rounds])
             rows.append({"points": points, "seed": seed, **score_arm(args, overrides, args.rounds - 1)})
             print(rows[-1], flush=True)
     write_json(args.workspace / "runs" / f"{config.name}_density.json", rows)
