@@ -25,7 +25,7 @@ FLOORS = (
     "engine",
     "members foresight",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "
-    "make_bundle list_stages",
+    "make_bundle list_stages pace",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 SCRIPTS = set(FLOORS[-1].split())
