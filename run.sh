@@ -88,7 +88,8 @@ run_tests() {
 }
 
 run_stages() {
-    local arguments=() fresh=() stages=() words list line number=0 code=0 named="" again="the same command"
+    local arguments=() fresh=() stages=() taken=() words list line left start number=0 code=0 named=""
+    local again="the same command"
     while (($#)); do
         case $1 in
             --set | --workspace | --config)
@@ -111,15 +112,18 @@ run_stages() {
     # bash before 4.4 takes an empty array for an unset one
     set -- ${arguments[@]+"${arguments[@]}"}
     set_up run
-    list=$("$python" "$top/src/list_stages.py" "$@")
-    while IFS= read -r line; do stages+=("$line"); done <<<"$list"
+    list=$("$python" "$top/src/list_stages.py" "$@" --work)
+    while read -r _ line; do stages+=("$line"); done <<<"$list"
     SECONDS=0
     for line in "${stages[@]}"; do
         number=$((number + 1))
-        printf '[%d/%d] %s  (%d:%02d)\n' $number ${#stages[@]} "$line" $((SECONDS / 60)) $((SECONDS % 60))
+        start=$SECONDS
+        left=$("$python" "$top/src/pace.py" ${taken[@]+"${taken[@]}"} <<<"$list")
+        printf '[%d/%d] %s  (%d:%02d%s)\n' $number ${#stages[@]} "$line" $((start / 60)) $((start % 60)) "${left:+, $left}"
         read -ra words <<<"$line"
         "$python" -u "$top/src/${words[0]}" "${words[@]:1}" "$@" ${fresh[@]+"${fresh[@]}"} || code=$?
         ((code == 0)) || fail "stage $number, $line, failed (exit code $code); once mended, $again goes on from there" $code
+        taken+=($((SECONDS - start)))
     done
     printf 'done in %d:%02d\n\n' $((SECONDS / 60)) $((SECONDS % 60))
     "$python" "$top/src/evaluate.py" "$@" --print

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from errors import UserError
 from images import read_mask
 from inference import Predictor, predict_images
 from losses import gated_crf_loss, segmentation_loss, soft_loss
+from memory import Needs
 from models import build_model, fold_batch_norm, make_ema, parameter_groups, update_ema
 from points import rasterise
 from postprocess import resize_probabilities, starting_parameters, to_label
@@ -32,13 +34,15 @@ from scoring import Scores, dense_truth
 from semi import ramp, teach
 from strips import Strips, open_strips
 from transforms import cut_centre, normalise
-
-WAY_OUT = "lower train.learning_rate, or set train.precision=fp32"
+from trouble import WAY_OUT, stop_not_finite, told_too_large
 
 
 @dataclass
 class Learner:
-    """Everything a step changes. `model` is wrapped for the accelerator; `ema` is None where it is off."""
+    """Everything a step changes. `model` is wrapped for the accelerator; `ema` is None where it is off.
+
+    `needs`, where known, tells the batch that fits, and `folder` takes the batch that broke a run.
+    """
 
     config: Config
     round: Round
@@ -49,6 +53,8 @@ class Learner:
     schedule: torch.optim.lr_scheduler.LRScheduler
     class_weights: Tensor | None
     step: int = 0
+    needs: Needs | None = None
+    folder: Path | None = None
 
     @property
     def plain_model(self) -> nn.Module:
@@ -153,7 +159,8 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """Run the next `count` batches. Returns their mean losses, the share of unlabelled pixels kept, and the speed.
 
-    Raises UserError where a loss is not finite, naming the images of its batch, and where the weights end so.
+    Raises UserError where a loss is not finite, naming the images of its batch, where the weights end so, and where a
+    batch is too large for the memory.
     """
     accelerator, train = learner.accelerator, learner.round.train
     learner.model.train()
@@ -161,18 +168,19 @@ def train_one_epoch(
     started, images = time.perf_counter(), 0
     shown = accelerator.is_local_main_process
     progress = tqdm(islice(batches, count), title, count, leave=False, dynamic_ncols=True, disable=not shown)
-    for number, batch in enumerate(progress):
-        last = (number + 1) % train.accumulate == 0
-        with nullcontext() if last else accelerator.no_sync(learner.model):
-            loss, parts = step_loss(learner, batch, epoch)
-            if not np.isfinite(parts["loss"]):
-                raise UserError(_not_finite(batch, learner.step))
-            accelerator.backward(loss / train.accumulate)
-        if last:
-            apply_step(learner)
-        images += sum(len(half["image_id"]) for half in batch.values())
-        sums = {key: sums.get(key, 0.0) + value for key, value in parts.items()}
-        progress.set_postfix(loss=f"{sums['loss'] / (number + 1):.3f}", refresh=False)
+    with told_too_large(train, learner.needs):
+        for number, batch in enumerate(progress):
+            last = (number + 1) % train.accumulate == 0
+            with nullcontext() if last else accelerator.no_sync(learner.model):
+                loss, parts = step_loss(learner, batch, epoch)
+                if not np.isfinite(parts["loss"]):
+                    stop_not_finite(batch, parts, learner.step, epoch, batch_file(learner))
+                accelerator.backward(loss / train.accumulate)
+            if last:
+                apply_step(learner)
+            images += sum(len(half["image_id"]) for half in batch.values())
+            sums = {key: sums.get(key, 0.0) + value for key, value in parts.items()}
+            progress.set_postfix(loss=f"{sums['loss'] / (number + 1):.3f}", refresh=False)
     if not all(parameter.isfinite().all() for parameter in learner.plain_model.parameters()):
         raise UserError(f"step {learner.step}: the weights are not finite; {WAY_OUT}")
     means = {key: value / count for key, value in sums.items()}
@@ -183,6 +191,12 @@ def train_one_epoch(
     speed = images * accelerator.num_processes / max(seconds, 1e-9)
     timing = {"seconds": round(seconds, 2), "images_per_second": round(speed, 2)}
     return means | {"learning_rate": rate} | timing
+
+
+def batch_file(learner: Learner) -> Path | None:
+    """Where the batch of a loss that is not finite is kept: a file for each process."""
+    number = learner.accelerator.process_index
+    return learner.folder / f"not_finite{number or ''}.json" if learner.folder is not None else None
 
 
 def average_over_processes(means: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
@@ -327,14 +341,10 @@ def _ask(learner: Learner, images: Tensor) -> Tensor:
         # torch's own words, for batch and instance norms; how far an encoder shrinks a crop only it knows
         if not str(error).startswith("Expected more than 1"):
             raise
-        size, crop, norm = len(images), learner.round.train.augment.crop, learner.config.model.norm
+        train, norm = learner.round.train, learner.config.model.norm
+        size, crop = train.batch_size, train.augment.crop
         more = "train.batch_size or train.augment.crop" if norm == "batch" else "train.augment.crop"
         raise UserError(
             f"train.batch_size {size}, train.augment.crop {crop}: too little for {norm} norms, which are left with one "
             f"value a channel; raise {more}, or set model.norm=group"
         ) from None
-
-
-def _not_finite(batch: dict[str, dict], step: int) -> str:
-    ids = ", ".join(image_id for half in batch.values() for image_id in half["image_id"])
-    return f"step {step}: the loss is not finite (images {ids}); look at these images, {WAY_OUT}"

@@ -1,9 +1,54 @@
-"""What a file's header asks for is held against this machine's memory before it is taken.
+"""What a file's header or a training asks for is held against this machine's memory before it is taken.
 
 check_memory(4 * height * width, "65535x65535 pixels")
+Needs(fixed=2 * 10**9, per_image=10**8, room=memory_size()).fitting(8)
 """
 
 import os
+import resource
+import sys
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The bytes a training takes at its peak, and those that there are."""
+
+    fixed: int  # whatever the batch
+    per_image: int  # of a batch
+    room: int
+    place: str = "memory"
+
+    def total(self, batch: int) -> int:
+        return self.fixed + batch * self.per_image
+
+    def fitting(self, failed: int) -> int:
+        """The batch that should fit where one of `failed` images did not; 0 where none does.
+
+        Half of it where it should have fitted: then something else has taken the memory.
+        """
+        count = max(0, self.room - self.fixed) // max(1, self.per_image)
+        return count if count < failed else failed // 2
+
+
+def amount(size: float) -> str:
+    """Bytes as people say them: 2.1 GB, or 35 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def used_memory() -> int:
+    """The most bytes that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, a GPU's, or torch's own word for a processor's."""
+    said = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or ("DefaultCPUAllocator" in said and "memory" in said)
+    )
 
 
 def memory_size() -> int:

@@ -22,31 +22,12 @@ if TYPE_CHECKING:
 
 
 def main(args: argparse.Namespace) -> None:
+    from predictions import needed_stores
+
     config, paths = open_config(args)
     for fold in chosen_folds(args, config):
         for split, ways in groupby(needed_stores(config, args.round), key=itemgetter(0)):
             predict_split(config, paths, args.round, fold, split, [tta for _, tta in ways], args.fresh)
-
-
-def needed_stores(config: Config, round: int) -> list[tuple[str, bool]]:
-    """The `(split, with TTA)` stores of a round that some later stage reads.
-
-    Every round's plain predictions are scored where there are labels, and those of centre crops where asked for.
-    Teachers predict the pool; the models of the ensemble predict with TTA where the config asks for it.
-    """
-    hidden = config.data.solution_of
-    labels = config.data.labels
-    known = config.data.solution or (labels.keep_test if hidden == "test" else True)
-    scored = ["oof"] + ([hidden] if known else [])
-    stores = {(split, False) for split in scored}
-    if config.predict.patch:
-        stores |= {(split + PATCHES, False) for split in scored}
-    for later, one in enumerate(config.rounds):
-        if one.pseudo and (later == round + 1 or (later > round and one.pseudo.teachers == "all")):
-            stores |= {(split, one.pseudo.tta) for split in ("oof", *one.pseudo.pool)}
-    if round == len(config.rounds) - 1 or config.ensemble.rounds == "all":
-        stores |= {(split, config.predict.augments) for split in (*scored, "test")}
-    return sorted(stores)
 
 
 def predict_stage(config: Config, paths: Paths, round: int, fold: int, split: str, tta: bool) -> Stage:

@@ -89,6 +89,7 @@ def train_fold(
 
     from dataset import StepSampler, TrainingDataset, make_loader
     from engine import evaluate, train_one_epoch
+    from foresight import foretell
     from runtime import derive_seed, describe_machine
 
     folder, settings = paths.run(round, fold), config.rounds[round].train
@@ -104,6 +105,7 @@ def train_fold(
     weights = name_weights(config, learner)
     if weights and accelerator.is_main_process:
         print("class weights:", ", ".join(f"{name} {weight:.3f}" for name, weight in weights.items()))
+    learner.folder, learner.needs = folder, foretell(learner, sources, paths, f"round {round} fold {fold}")
     dataset = TrainingDataset(sources, config, paths, round, fold)
     best = max((line for line in log if "score" in line), key=lambda line: line["score"], default=None)
     count = steps * settings.accumulate
@@ -154,6 +156,8 @@ def open_folder(folder: Path, stage: Stage, fresh: bool) -> None:
 
     Raises UserError with the difference where it was interrupted with other settings.
     """
+    for path in folder.glob("not_finite*.json"):
+        path.unlink()
     if fresh:
         for name in ("last.pt", "best.pt", "log.jsonl", "progress.pt"):
             (folder / name).unlink(missing_ok=True)

@@ -21,11 +21,11 @@ FLOORS = (
     "cli images detections stores transforms scenes microct rules zips kaggle_site",
     "faults archives index labels points models inference postprocess scoring strips",
     "formats fitting pseudo predictions pictures answers",
-    "dataset semi folders contests sheets",
+    "dataset semi folders contests sheets trouble",
     "engine",
-    "members",
+    "members foresight",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "
-    "make_bundle list_stages",
+    "make_bundle list_stages pace",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 SCRIPTS = set(FLOORS[-1].split())

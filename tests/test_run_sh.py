@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from artifacts import TOP
-from list_stages import list_stages
+from list_stages import list_stages, stage_work
+from pace import time_left
 from settings import parse_config
 
 STAGE = """\
@@ -44,7 +46,7 @@ def house(tmp_path: Path) -> Path:
     (top / "src").mkdir(parents=True)
     (top / "configs").mkdir()
     shutil.copy(TOP / "run.sh", top)
-    for name in ("errors", "memory", "yamls", "config", "settings", "disk", "artifacts", "cli", "list_stages"):
+    for name in ("errors", "memory", "yamls", "config", "settings", "disk", "artifacts", "cli", "list_stages", "pace"):
         shutil.copy(TOP / "src" / f"{name}.py", top / "src")
     for name in STAGES:
         (top / "src" / f"{name}.py").write_text(STAGE)
@@ -126,6 +128,64 @@ def test_the_default_run_prints_its_stages_and_ends_with_the_table(house: Path) 
     assert answer.stdout.endswith("\nthe table\n")
     assert notes(house)[2:4] == [["train.py", "--round", "0"], ["predict.py", "--round", "0"]]
     assert notes(house)[-1] == ["evaluate.py", "--print"]
+
+
+def test_what_is_left_is_told_once_like_stages_have_run(house: Path) -> None:
+    (house / "configs" / "sample.yaml").write_text("data: {test: 'test/{id}.png'}\n" + ROUNDS)
+    pace = house / "src" / "pace.py"
+    pace.write_text(pace.read_text().replace("SHORTEST = 20", "SHORTEST = 0"))
+    answer = run(house)
+    assert answer.returncode == 0, answer.stderr
+    lines = [line for line in answer.stdout.splitlines() if line.startswith("[")]
+    assert max(map(len, lines)) <= 80
+    told = [line.partition("left)")[1] != "" for line in lines]
+    # from the second stage on there is one to come that has a like, until the last prediction
+    assert told == [False, False, False, *[True] * 8, *[False] * 4]
+    assert re.fullmatch(r"\[5/15\] make_pseudo_labels.py --round 1  \(0:\d\d, more than 1 min left\)", lines[4])
+
+
+SAMPLE = [
+    (1.0, "prepare.py"),
+    (10.0, "train.py"),
+    (1.0, "predict.py"),
+    (20.0, "train.py"),
+    (1.0, "predict.py"),
+    (5.0, "train.py"),
+    (1.0, "predict.py"),
+]
+
+
+@pytest.mark.parametrize(
+    ("taken", "said"),
+    [
+        ([], ""),
+        ([30.0], ""),
+        ([30.0, 600.0], "more than 25 min left"),
+        ([30.0, 600.0, 60.0], "about 27 min left"),
+        ([30.0, 600.0, 60.0, 1800.0], "about 9 min left"),  # 30 units took 40 min
+        ([30.0, 600.0, 60.0, 1800.0, 60.0, 100.0], "about 1 min left"),
+        ([30.0, 6000.0, 60.0], "about 4 h 12 min left"),
+        ([30.0, 6.0, 60.0], "more than 2 min left"),  # trained before
+        ([30.0, 600.0, 60.0, 1200.0, 60.0, 300.0, 60.0], ""),
+    ],
+)
+def test_the_time_left_is_that_of_like_stages(taken: list[float], said: str) -> None:
+    assert time_left(SAMPLE, taken) == said
+
+
+def test_no_line_is_too_wide() -> None:
+    left = time_left([(1.0, "train.py")] * 12 + [(1.0, "predict.py")], [4300.0])
+    assert left == "more than 13 h 8 min left"
+    assert len(f"[12/14] make_pseudo_labels.py --round 10  (123:45, {left})") <= 80
+
+
+def test_a_training_is_worth_its_steps() -> None:
+    rounds = [{}, {"phase": "joint", "pseudo": {"share": 0.5}}, {"phase": "finetune", "train": {"epochs": 2}}]
+    config = parse_config({"name": "fields", "train": {"epochs": 10}, "rounds": rounds})
+    assert [stage_work(config, ["train.py", "--round", str(number)]) for number in range(3)] == [10, 20, 2]
+    assert stage_work(config, ["predict.py", "--round", "1"]) == 1
+    config = parse_config({"name": "fields", "train": {"epochs": 10, "steps_per_epoch": 7}, "rounds": rounds})
+    assert [stage_work(config, ["train.py", "--round", str(number)]) for number in range(3)] == [70, 70, 14]
 
 
 def test_arguments_reach_every_stage_as_they_were_given(house: Path, tmp_path: Path) -> None:
