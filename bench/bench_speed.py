@@ -6,7 +6,8 @@
 
 Each row runs in a process of its own. What is compared takes turns in it, so that a busy machine slows both alike;
 ratios are of medians. Rows stand under the machine they were measured on. MONAI is no requirement of the project:
-without it (pip install monai) its row says so.
+without it (pip install monai) its row says so. Where other work holds some of the cores, OMP_NUM_THREADS=1 keeps
+threads from waiting for each other; a row says so too.
 """
 
 import argparse
@@ -105,7 +106,10 @@ def main() -> None:
         if answer.returncode:
             failed.append(row.name)
             continue
-        line = format_row(row, **json.loads(answer.stdout.splitlines()[-1]), quick=args.quick)
+        found = json.loads(answer.stdout.splitlines()[-1])
+        if threads := os.environ.get("OMP_NUM_THREADS"):
+            found["measured"] += f" (OMP_NUM_THREADS={threads})"
+        line = format_row(row, **found, quick=args.quick)
         print(line, flush=True)
         text = RESULTS.read_text(encoding="utf-8") if RESULTS.is_file() else ""
         RESULTS.write_text(merge_row(text, where, line), encoding="utf-8")
@@ -147,7 +151,7 @@ def machine() -> str:
     kinds = [shown for flag, shown in told.items() if flag in flags]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = [f"Python {platform.python_version()}"]
-    for package in ("torch", "numpy", "opencv-python-headless", "albumentations", "monai"):
+    for package in ("torch", "numpy", "opencv-python-headless", "albumentations"):
         try:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:

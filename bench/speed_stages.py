@@ -54,7 +54,8 @@ def measure_help(quick: bool) -> tuple[str, bool]:
         after = os.times()
         seconds.append(time.perf_counter() - start)
         spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    shown = f"{statistics.median(seconds):.2f} s ({statistics.median(spent):.2f} s of a processor)"
+    shown = f"{statistics.median(spent):.2f} s of a processor ({statistics.median(seconds):.2f} s by the clock, "
+    shown += "with what else ran)"
     return shown, statistics.median(spent) <= 0.5
 
 
