@@ -69,7 +69,7 @@ def run_stage(stage: str, place: Path) -> None:
 
     from artifacts import Paths
     from cli import make_parser
-    from config import load_config
+    from settings import load_config
 
     if stage == "pseudo":
         config, paths = load_config(place / "books.yaml"), Paths(place, "books")

@@ -129,10 +129,10 @@ def run_window(who: str, side: int) -> list[float]:
 
     import torch
 
-    from config import parse_config
     from engine import make_predictor
     from inference import slide, tta_views
     from models import build_model
+    from settings import parse_config
 
     torch.manual_seed(0)
     predict = {"window": 512, "overlap": 0.25, "batch_size": 4, "tta": "d4"}

@@ -1,5 +1,7 @@
 """bench_speed.py's file of results: rows are put in their place, and others stay as they are."""
 
+import ast
+import importlib
 import importlib.util
 import sys
 from types import ModuleType
@@ -33,3 +35,13 @@ def test_rows_are_merged_under_their_machine(bench: ModuleType) -> None:
 def test_every_row_has_its_function(bench: ModuleType) -> None:
     for row in bench.ROWS:
         assert f"def measure_{row.name}(" in (TOP / "bench" / f"{row.module}.py").read_text(encoding="utf-8")
+
+
+def test_what_the_rows_import_exists() -> None:
+    """Rows import where they need it, some of them after minutes of work: a moved name would show only then."""
+    for file in sorted((TOP / "bench").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (TOP / "src" / f"{node.module}.py").is_file():
+                module = importlib.import_module(node.module)
+                missing = [name.name for name in node.names if not hasattr(module, name.name)]
+                assert not missing, f"{file.name}, line {node.lineno}: {node.module} has no {', '.join(missing)}"
