@@ -198,6 +198,42 @@ def match_masks(
     return matched
 
 
+def is_parted(template: str, images: Sequence[ImageFile]) -> bool:
+    """Whether a template names a file an instance or class, `{instance}` or `{class}`, and not a mask an image."""
+    return bool(_part_fields(template, images))
+
+
+def match_parts(
+    root: Path, images: Sequence[ImageFile], template: str, *, key: str, complete: bool = True
+) -> dict[str, list[tuple[Path, str]]]:
+    """The files of each image id that together are its label, each with its class, "" where the template names none.
+
+    Images without any are left out. Raises UserError for two images of the same files and, if `complete`, for a file
+    without an image.
+    """
+    known = set.intersection(*(set(image.fields) for image in images))
+    shared = sorted((field_names(template) - _part_fields(template, images)) & known)
+    if not shared:
+        raise UserError(f"{key}: {template!r} shares no field with data.images; name one alike")
+    owners: dict[tuple[str, ...], ImageFile] = {}
+    for image in images:
+        first = owners.setdefault(tuple(image.fields[name] for name in shared), image)
+        if first is not image:
+            raise UserError(f"{key}: {template!r} fits {first.path} and {image.path}; name more fields")
+    parts: dict[str, list[tuple[Path, str]]] = {}
+    for path, fields in find_files(root, template, key):
+        owner = owners.get(tuple(fields[name] for name in shared))
+        if owner is not None:
+            parts.setdefault(owner.image_id, []).append((path, fields.get("class", "")))
+        elif complete:
+            raise UserError(f"{path}: a mask without an image; add its image or remove it")
+    return parts
+
+
+def _part_fields(template: str, images: Sequence[ImageFile]) -> set[str]:
+    return (field_names(template) & {"instance", "class"}).difference(*(image.fields for image in images))
+
+
 def settle_splits(data: Data, images: Sequence[ImageFile], labelled: set[str]) -> list[ImageFile]:
     """Give every image its split, now that it is known which have a label.
 

@@ -6,6 +6,7 @@ row = coverage(label, config)
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from skimage.filters import threshold_otsu
 from competitions import ARCHIVES
 from config import IGNORE_INDEX, Config
 from errors import UserError
-from images import MAX_INSTANCES, colours_to_classes, full_scale, read_label_file
+from images import MAX_INSTANCES, colours_to_classes, full_scale, read_label_file, resize_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,6 +94,31 @@ def decode_mask(path: Path, config: Config, unknown: Counter[Colour]) -> np.ndar
     if config.task == "instances":
         return _number_instances(values, path)
     return _from_values(values, path, config)
+
+
+def join_parts(files: Sequence[tuple[Path, str]], size: tuple[int, int], config: Config) -> np.ndarray:
+    """The label array of `size` that an image's files make together, each the mask of one instance or class.
+
+    What is not 0 is in the mask; a file of another size is stretched. Of pixels in two masks the earlier file keeps
+    them, save for multilabel. Pixels in none are background, in multiclass unknown. Raises UserError naming the file
+    for a class the config does not have, and for more instances than a label holds.
+    """
+    planes, several = len(config.classes), config.task in ("multiclass", "multilabel")
+    label = np.zeros((*size, planes) if config.task == "multilabel" else size, np.int32)
+    for instance, (path, name) in enumerate(files, 1):
+        if (name or several) and name not in config.classes:
+            raise UserError(f"{path}: {name!r} is none of classes ({', '.join(config.classes)}); add it or rename it")
+        raw = read_label_file(path, colours=False)
+        mask = resize_label(raw if raw.ndim == 2 else raw[..., : min(3, raw.shape[2])].max(2), size) > 0
+        if config.task == "multilabel":
+            label[mask, config.classes.index(name)] = 1
+        else:
+            number = instance if config.task == "instances" else 1 + (config.classes.index(name) if several else 0)
+            label[mask & (label == 0)] = number
+    if config.task == "instances":
+        return _number_instances(label.astype(np.int64), files[-1][0])
+    # in bytes, 0 - 1 is IGNORE_INDEX
+    return label.astype(np.uint8) - np.uint8(config.task == "multiclass")
 
 
 def warn_of_colours(unknown: Counter[Colour], key: str) -> None:

@@ -231,9 +231,13 @@ def read_label_arrays(
         yield from read_labels(root / source, fmt, config.classes, config.task, sizes)
         return
     from images import is_turned
-    from index import match_masks
-    from labels import decode_mask, warn_of_colours
+    from index import is_parted, match_masks, match_parts
+    from labels import decode_mask, join_parts, warn_of_colours
 
+    if is_parted(source, images):
+        for image_id, files in match_parts(root, images, source, key=key, complete=complete).items():
+            yield image_id, join_parts(files, sizes[image_id], config)
+        return
     unknown: Counter[tuple[int, int, int]] = Counter()
     for image_id, path in match_masks(config.data, root, images, source, key=key, complete=complete).items():
         label = decode_mask(path, config, unknown)

@@ -3,6 +3,7 @@
 import errno
 import functools
 import json
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -138,6 +139,60 @@ def test_contrails_lie_in_numpy_files(tmp_path: Path):
     table = run(tmp_path, task="binary", classes=["contrail"], image={"channels": 8, "normalise": "image"}, data=data)
     assert list(table["height"]) == [SIZE[0]] * 2
     check_masks(written(tmp_path, table), truth)
+
+
+def test_a_file_an_instance(tmp_path: Path):
+    """The layout of Data Science Bowl 2018's stage1_train: a folder an image, a mask a nucleus."""
+    truth = {}
+    for name in ("aa", "bb"):
+        write_images(tmp_path / "raw" / name / "images", name)
+        truth[name] = np.zeros(SIZE, np.int32)
+        for number, (row, column) in enumerate([(0, 0), (5, 3), (6, 5)], 1):
+            mask = np.zeros(SIZE, np.uint8)
+            mask[row : row + 4, column : column + 4] = 255
+            save(tmp_path / "raw" / name / "masks" / f"{number}.png", mask)
+            truth[name][(mask > 0) & (truth[name] == 0)] = number
+    write_images(tmp_path / "raw" / "cc" / "images", "cc")
+    labels = {"kind": "masks", "path": "{id}/masks/{instance}.png", "without_label": "unlabelled"}
+    data = {"images": "{id}/images/{id}.png", "labels": labels | {"encoding": "instances"}}
+    table = run(tmp_path, task="instances", classes=["nucleus"], data=data)
+    check_masks(written(tmp_path, table), truth)
+    assert list(table["split"]) == ["labelled", "labelled", "unlabelled"]
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+def test_a_file_an_instance_and_class_of_any_size(tmp_path: Path, task: str):
+    """The layout of Open Images' segmentations: ImageID_LabelName_BoxID.png, at a size of its own."""
+    write_images(tmp_path / "raw" / "train", "f0 f1")
+    small, names = (SIZE[0] // 2, SIZE[1] // 2), ["m01", "m02"] if task != "binary" else ["m01"]
+    drawn = {"m01": (slice(0, 3), slice(0, 3)), "m02": (slice(2, 5), slice(2, 6))}
+    planes = np.zeros((len(names), *small), np.uint8)
+    for number, name in enumerate(names):
+        planes[number][drawn[name]] = 1
+        for image in ("f0", "f1"):
+            save(tmp_path / "raw" / "masks" / f"{image}_{name}_9{number}.png", planes[number] * 255)
+    large = planes.repeat(2, 1).repeat(2, 2)
+    both = np.where(large[0], 0, np.where(large[-1], 1, 255)).astype(np.uint8)
+    wanted = {"binary": large[0], "multiclass": both, "multilabel": large.transpose(1, 2, 0)}[task]
+    labels = {"kind": "masks", "path": "masks/{id}_{class}_{instance}.png", "encoding": "binary"}
+    table = run(tmp_path, task=task, classes=names, data={"labels": labels})
+    check_masks(written(tmp_path, table), {"f0": wanted, "f1": wanted})
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "said"),
+    [
+        ("masks/zz_m01_1.png", "masks/{id}_{class}_{instance}.png", "zz_m01_1.png: a mask without an image"),
+        ("masks/f0_m09_1.png", "masks/{id}_{class}_{instance}.png", "f0_m09_1.png: 'm09' is none of classes"),
+        ("masks/f0_m01_1.png", "masks/{instance}.png", "data.labels.path: 'masks/{instance}.png' shares no field"),
+    ],
+)
+def test_what_does_not_fit_among_files_of_instances(tmp_path: Path, file: str, path: str, said: str):
+    write_images(tmp_path / "raw" / "train", "f0 f1")
+    for name in ("masks/f0_m01_0.png", "masks/f1_m01_0.png", file):
+        save(tmp_path / "raw" / name, np.ones(SIZE, np.uint8))
+    with pytest.raises(UserError, match=re.escape(said)):
+        run(tmp_path, task="binary", classes=["m01"], data={"labels": {"kind": "masks", "path": path}})
 
 
 def test_multilabel_masks(tmp_path: Path):
