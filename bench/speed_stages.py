@@ -84,9 +84,11 @@ def train_at_once(folder: Path, shared: list[str], folds: list[int], processes: 
     """Images a second of these folds together, while each trains, without the start of the processes."""
     cores = max(1, (os.cpu_count() or 1) // max(len(folds), processes))
     environment = os.environ | {"OMP_NUM_THREADS": str(cores), "ACCELERATE_USE_CPU": "true"}
+    environment |= {"GLOO_SOCKET_IFNAME": "lo"} if processes > 1 else {}
     launcher = [sys.executable]
     if processes > 1:
-        launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]
     running = []
     for fold in folds:
         command = [*launcher, str(SRC / "train.py"), *shared, "--fresh", "--fold", str(fold)]
