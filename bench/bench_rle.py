@@ -4,7 +4,8 @@
     python bench/bench_rle.py --repeats 9 --skip-large   # a quick look, without the mask of 900 megapixels
 
 Milliseconds are medians; the contestants take turns, so that a busy machine slows all alike. pycocotools is no
-requirement of the project: without it (pip install pycocotools) its columns stay empty.
+requirement of the project: without it (pip install pycocotools) its columns stay empty. All three decoders give masks
+that lie in memory column by column.
 """
 
 import argparse

@@ -84,8 +84,12 @@ def join_runs(runs: Runs, base: int = 1, relative: bool = False) -> str:
 
 
 def decode(text: str, shape: Shape, order: str = "F", base: int = 1, relative: bool = False) -> np.ndarray:
-    """What `encode` wrote → (H, W) uint8 of 0 and 1. Raises ValueError as `parse_runs` does."""
-    return draw_runs(parse_runs(text, shape[0] * shape[1], base, relative), shape, order)
+    """What `encode` wrote → (H, W) uint8 of 0 and 1. Raises ValueError as `parse_runs` does.
+
+    It lies in memory in `order`, column by column or row by row, as it was written; `draw_runs` always gives rows.
+    """
+    runs = parse_runs(text, shape[0] * shape[1], base, relative)
+    return draw_runs(runs, shape, "C") if order == "C" else draw_runs(runs, shape[::-1], "C").T
 
 
 def parse_runs(text: str, size: int, base: int = 1, relative: bool = False) -> Runs:
