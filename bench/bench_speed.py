@@ -124,7 +124,7 @@ def measure(name: str, quick: bool) -> tuple[str, bool | None]:
 
 
 def format_row(row: Row, measured: str, reached: bool | None, quick: bool) -> str:
-    said = {True: "yes", False: "no", None: "-"}[reached]
+    said = {True: "at this size" if quick else "yes", False: "no", None: "-"}[reached]
     cells = (f"`{row.name}`", row.what, row.against, row.target, measured + (" (--quick)" if quick else ""), said)
     return f"| {' | '.join(cells)} |"
 
