@@ -20,7 +20,7 @@ def time_left(stages: list[tuple[float, str]], taken: list[float]) -> str:
     """
     work: dict[str, float] = {}
     seconds: dict[str, float] = {}
-    for (amount, script), time in zip(stages, taken, strict=False):
+    for (amount, script), time in zip(stages[: len(taken)], taken, strict=True):
         if time >= SHORTEST:
             work[script] = work.get(script, 0.0) + amount
             seconds[script] = seconds.get(script, 0.0) + time
