@@ -106,7 +106,9 @@ def join_parts(files: Sequence[tuple[Path, str]], size: tuple[int, int], config:
     planes, several = len(config.classes), config.task in ("multiclass", "multilabel")
     label = np.zeros((*size, planes) if config.task == "multilabel" else size, np.int32)
     for instance, (path, name) in enumerate(files, 1):
-        if (name or several) and name not in config.classes:
+        if several and not name:
+            raise UserError(f"data.labels.path: names no {{class}}, without which {path} is of none; put it in")
+        if name and name not in config.classes:
             raise UserError(f"{path}: {name!r} is none of classes ({', '.join(config.classes)}); add it or rename it")
         raw = read_label_file(path, colours=False)
         mask = resize_label(raw if raw.ndim == 2 else raw[..., : min(3, raw.shape[2])].max(2), size) > 0

@@ -195,6 +195,14 @@ def test_what_does_not_fit_among_files_of_instances(tmp_path: Path, file: str, p
         run(tmp_path, task="binary", classes=["m01"], data={"labels": {"kind": "masks", "path": path}})
 
 
+def test_files_of_several_classes_say_theirs(tmp_path: Path):
+    write_images(tmp_path / "raw" / "train", "f0")
+    save(tmp_path / "raw" / "masks" / "f0_1.png", np.ones(SIZE, np.uint8))
+    labels = {"kind": "masks", "path": "masks/{id}_{instance}.png"}
+    with pytest.raises(UserError, match=r"data\.labels\.path: names no \{class\}.*put it in"):
+        run(tmp_path, data={"labels": labels})
+
+
 def test_multilabel_masks(tmp_path: Path):
     raw = tmp_path / "raw"
     write_images(raw, "train/p1 train/p2")
