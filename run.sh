@@ -88,8 +88,7 @@ run_tests() {
 }
 
 run_stages() {
-    local arguments=() fresh=() stages=() taken=() words list line left start number=0 code=0 named=""
-    local again="the same command"
+    local arguments=() named=""
     while (($#)); do
         case $1 in
             --set | --workspace | --config)
@@ -97,8 +96,7 @@ run_stages() {
                 arguments+=("$1" "$2")
                 shift
                 ;;
-            --set=* | --workspace=* | --config=* | --debug) arguments+=("$1") ;;
-            --fresh) fresh=(--fresh) again="the same command without --fresh" ;;
+            --set=* | --workspace=* | --config=* | --debug | --fresh) arguments+=("$1") ;;
             -*) fail "unknown option $1; bash run.sh --help shows them" ;;
             *)
                 [[ -z $named ]] || fail "one config at a time, not $named and $1"
@@ -108,25 +106,9 @@ run_stages() {
         esac
         shift
     done
-
-    # bash before 4.4 takes an empty array for an unset one
-    set -- ${arguments[@]+"${arguments[@]}"}
     set_up run
-    list=$("$python" "$top/src/list_stages.py" "$@" --work)
-    while read -r _ line; do stages+=("$line"); done <<<"$list"
-    SECONDS=0
-    for line in "${stages[@]}"; do
-        number=$((number + 1))
-        start=$SECONDS
-        left=$("$python" "$top/src/pace.py" ${taken[@]+"${taken[@]}"} <<<"$list")
-        printf '[%d/%d] %s  (%d:%02d%s)\n' $number ${#stages[@]} "$line" $((start / 60)) $((start % 60)) "${left:+, $left}"
-        read -ra words <<<"$line"
-        "$python" -u "$top/src/${words[0]}" "${words[@]:1}" "$@" ${fresh[@]+"${fresh[@]}"} || code=$?
-        ((code == 0)) || fail "stage $number, $line, failed (exit code $code); once mended, $again goes on from there" $code
-        taken+=($((SECONDS - start)))
-    done
-    printf 'done in %d:%02d\n\n' $((SECONDS / 60)) $((SECONDS % 60))
-    "$python" "$top/src/evaluate.py" "$@" --print
+    # bash before 4.4 takes an empty array for an unset one
+    exec "$python" -u "$top/src/run_stages.py" ${arguments[@]+"${arguments[@]}"}
 }
 
 case ${1:-} in

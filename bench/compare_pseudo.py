@@ -4,9 +4,10 @@
 
 Each seed keeps other labels, makes other folds and other weights. Both arms train fold 0 for the same number of steps:
 "joint" as the config's rounds up to the first joint one say, with pseudo-labels, a mean teacher or both, "supervised"
-on real labels alone in one schedule as long as all of them. Both predict plainly, with postprocessing fitted on the
-fold held out; both are scored there, nested, and on the pool, whose labels neither arm has seen. At the config's own
-seed, what its own run has done already is taken from there. Prints a table and writes it to runs/compare_pseudo.json.
+on real labels alone in one schedule as long as all of them. Teachers answer as the config says, both arms plainly, with
+postprocessing fitted on the fold held out; both are scored there, nested, and on the pool, whose labels neither arm has
+seen. At the config's own seed, what its own run has done already is taken from there. Prints a table and writes it to
+runs/compare_pseudo.json.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from cli import make_parser, run_script  # noqa: E402
 from config import Config, Round  # noqa: E402
 from errors import UserError  # noqa: E402
 from settings import load_config  # noqa: E402
+
+PLAIN = ("predict.tta=none", "predict.scales=[1.0]")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -56,7 +59,7 @@ def arm_overrides(config: Config, arm: str, joint: int, seed: int) -> list[str]:
         f"name={config.name}_supervised_seed{seed}",
         f"seed={seed}",
         f"rounds={json.dumps(rounds)}",
-        "predict.tta=none",
+        *PLAIN,
     ]
 
 
@@ -68,9 +71,10 @@ def run_arm(args: argparse.Namespace, overrides: list[str], rounds: tuple[Round,
     for number, one in enumerate(rounds):
         on_fold = ["--round", str(number), "--fold", "0"]
         stages += [["make_pseudo_labels.py", *on_fold]] if one.pseudo else []
-        stages += [["train.py", *on_fold], ["predict.py", *on_fold]]
+        plain = [word for override in PLAIN for word in ("--set", override)] if number == len(rounds) - 1 else []
+        stages += [["train.py", *on_fold], ["predict.py", *on_fold, *plain]]
     for stage in stages:
-        subprocess.run([sys.executable, str(TOP / "src" / stage[0]), *stage[1:], *common], check=True)
+        subprocess.run([sys.executable, str(TOP / "src" / stage[0]), *common, *stage[1:]], check=True)
 
 
 def score_arm(args: argparse.Namespace, overrides: list[str], round: int) -> dict[str, float]:

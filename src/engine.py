@@ -272,13 +272,11 @@ def labelled_loss(learner: Learner, logits: Tensor, target: Tensor) -> Tensor:
     return segmentation_loss(logits, target, learner.round.train.loss, task, learner.class_weights, average)
 
 
-def make_predictor(
-    model: nn.Module, config: Config, train: Train, device: torch.device, tta: bool, plain_too: bool = False
-) -> Predictor:
+def make_predictor(model: nn.Module, config: Config, train: Train, device: torch.device, tta: bool) -> Predictor:
     """A model ready to answer; TTA as the config says."""
     activation = "softmax" if config.task in ("multiclass", "instances") else "sigmoid"
     model = fold_batch_norm(model.eval().to(device), config.image.channels).to(memory_format=torch.channels_last)
-    return Predictor(model, config.predict, activation, device, train.precision, tta, plain_too)
+    return Predictor(model, config.predict, activation, device, train.precision, tta)
 
 
 def read_inputs(

@@ -21,7 +21,7 @@ from engine import Learner, step_loss
 from errors import UserError
 from index import read_folds, read_index
 from memory import Needs, amount, memory_size, used_memory
-from predictions import needed_stores
+from stages import needed_stores
 from transforms import working_shape
 from trouble import told_too_large
 

@@ -34,9 +34,7 @@ def checkpoint_file(config: Config, paths: Paths, round: int, fold: int) -> Path
     return paths.run(round, fold) / f"{config.rounds[round].train.select}.pt"
 
 
-def open_predictor(
-    config: Config, paths: Paths, round: int, fold: int, tta: bool, plain_too: bool = False
-) -> "Predictor":
+def open_predictor(config: Config, paths: Paths, round: int, fold: int, tta: bool) -> "Predictor":
     """Raises UserError where the fold is not trained, or for other images, classes or another model."""
     from engine import load_weights, make_predictor
     from models import build_model
@@ -46,7 +44,7 @@ def open_predictor(
     checkpoint = checkpoint_file(config, paths, round, fold)
     model = build_model(config.model, config.image.channels, config.channels, with_weights=False)
     load_weights(model, load_checkpoint(checkpoint, "model")["model"], checkpoint)
-    return make_predictor(model, config, config.rounds[round].train, best_device(), tta, plain_too)
+    return make_predictor(model, config, config.rounds[round].train, best_device(), tta)
 
 
 def check_training(config: Config, folder: Path) -> None:

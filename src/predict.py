@@ -7,7 +7,10 @@ Writes a probability store for each purpose, and one more with test-time augment
 """
 
 import argparse
+import dataclasses
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache, partial
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -16,18 +19,20 @@ from artifacts import PATCHES, Paths, Stage, stage_settings
 from cli import chosen_folds, make_parser, open_config, run_script
 from config import Config
 from members import open_predictor, write_stores
+from stages import needed_stores
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from inference import Predictor
+
 
 def main(args: argparse.Namespace) -> None:
-    from predictions import needed_stores
-
     config, paths = open_config(args)
     for fold in chosen_folds(args, config):
+        model = cache(partial(open_predictor, config, paths, args.round, fold, tta=True))
         for split, ways in groupby(needed_stores(config, args.round), key=itemgetter(0)):
-            predict_split(config, paths, args.round, fold, split, [tta for _, tta in ways], args.fresh)
+            predict_split(config, paths, args.round, fold, split, [tta for _, tta in ways], model, args.fresh)
 
 
 def predict_stage(config: Config, paths: Paths, round: int, fold: int, split: str, tta: bool) -> Stage:
@@ -40,7 +45,14 @@ def predict_stage(config: Config, paths: Paths, round: int, fold: int, split: st
 
 
 def predict_split(
-    config: Config, paths: Paths, round: int, fold: int, split: str, ways: list[bool], fresh: bool
+    config: Config,
+    paths: Paths,
+    round: int,
+    fold: int,
+    split: str,
+    ways: list[bool],
+    model: "Callable[[], Predictor]",
+    fresh: bool,
 ) -> None:
     """Write the stores of a split, plain, with TTA or both in one pass, unless they are there already."""
     with ExitStack() as stack:
@@ -56,7 +68,7 @@ def predict_split(
         table = split_rows(paths, fold, split)
         images = list(zip(table["image_id"], table["image"], strict=True))
         named = {(False,): "", (True,): " with TTA", (False, True): ", plain and with TTA"}[tuple(todo)]
-        predictor = open_predictor(config, paths, round, fold, True in todo, plain_too=len(todo) == 2)
+        predictor = dataclasses.replace(model(), tta=True in todo, plain_too=len(todo) == 2)
         stores = [paths.probabilities(round, fold, split, tta) for tta in todo]
         patch = config.predict.patch if split.endswith(PATCHES) else None
         write_stores(config, paths, predictor, images, stores, f"round {round} fold {fold} {split}{named}", patch)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from artifacts import PATCHES, Paths, read_json
+from artifacts import Paths, read_json
 from config import Config
 from images import read_mask
 from index import read_folds, read_index
@@ -29,27 +29,6 @@ def load_parameters(paths: Paths) -> Parameters:
     """What evaluate.py chose for the final masks. Raises UserError where it has not run."""
     values = read_json(paths.postprocess)["parameters"]
     return Parameters(**{key: tuple(one) if isinstance(one, list) else one for key, one in values.items()})
-
-
-def needed_stores(config: Config, round: int) -> list[tuple[str, bool]]:
-    """The `(split, with TTA)` stores of a round that some later stage reads.
-
-    Every round's plain predictions are scored where there are labels, and those of centre crops where asked for.
-    Teachers predict the pool; the models of the ensemble predict with TTA where the config asks for it.
-    """
-    hidden = config.data.solution_of
-    labels = config.data.labels
-    known = config.data.solution or (labels.keep_test if hidden == "test" else True)
-    scored = ["oof"] + ([hidden] if known else [])
-    stores = {(split, False) for split in scored}
-    if config.predict.patch:
-        stores |= {(split + PATCHES, False) for split in scored}
-    for later, one in enumerate(config.rounds):
-        if one.pseudo and (later == round + 1 or (later > round and one.pseudo.teachers == "all")):
-            stores |= {(split, one.pseudo.tta) for split in ("oof", *one.pseudo.pool)}
-    if round == len(config.rounds) - 1 or config.ensemble.rounds == "all":
-        stores |= {(split, config.predict.augments) for split in (*scored, "test")}
-    return sorted(stores)
 
 
 def judged_by_masks(config: Config) -> bool:

@@ -18,14 +18,14 @@ FLOORS = (
     "records competitions digits runs settings disk",
     "rle losses metrics runtime strata tables terrain districts unet decoders",
     "artifacts matching surfaces",
-    "cli images detections stores transforms scenes microct rules zips kaggle_site",
+    "cli stages images detections stores transforms scenes microct rules zips kaggle_site",
     "faults archives index labels points models inference postprocess scoring strips",
     "formats fitting pseudo predictions pictures answers",
     "dataset semi folders contests sheets trouble",
     "engine",
     "members foresight",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "
-    "make_bundle list_stages pace",
+    "make_bundle run_stages",
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 SCRIPTS = set(FLOORS[-1].split())

@@ -20,8 +20,8 @@ from kaggle_server import serve
 import infer
 from artifacts import Paths, read_json, write_json
 from errors import UserError
-from list_stages import list_stages
 from make_bundle import LACKING, Timing, describe_time, fetch_wheels, main, make_bundle_parser
+from stages import list_stages
 from stores import ProbabilityStore
 
 COMPETITION = "few-and-far"

@@ -16,10 +16,10 @@ from artifacts import TOP, load_checkpoint, read_json
 from errors import UserError
 from images import read_image, read_mask
 from index import read_index
-from list_stages import list_stages
 from microct import draw_slice, write_competition
 from models import build_model
 from settings import load_config
+from stages import list_stages
 
 CONFIG = "configs/microct_mean_teacher.yaml"
 CONFIGS = (CONFIG, "configs/microct_dsb.yaml", "configs/originals/microct_mean_teacher.yaml",

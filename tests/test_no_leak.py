@@ -15,7 +15,7 @@ from helpers import JOINT, make_workspace, open_workspace, run, seen_ids, write_
 
 from artifacts import Paths, read_json, write_json
 from formats import find_format, read_labels
-from list_stages import list_stages
+from stages import list_stages
 from stores import ProbabilityStore
 
 ROUNDS = [

@@ -20,10 +20,10 @@ from config import DrawnPoints
 from errors import UserError
 from images import read_mask
 from index import read_index
-from list_stages import list_stages
 from points import join_points, load_points, rasterise, sample_points
 from pseudo import keep_known
 from settings import parse_config
+from stages import list_stages
 from stores import ProbabilityStore
 from train import gather_records
 from transforms import shrink_sparse

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from artifacts import TOP
-from list_stages import list_stages, stage_work
-from pace import time_left
+from artifacts import TOP, Paths
 from settings import parse_config
+from stages import list_stages, stage_work, time_left
 
 STAGE = """\
 import json, os, sys
@@ -46,10 +45,15 @@ def house(tmp_path: Path) -> Path:
     (top / "src").mkdir(parents=True)
     (top / "configs").mkdir()
     shutil.copy(TOP / "run.sh", top)
-    for name in ("errors", "memory", "yamls", "config", "settings", "disk", "artifacts", "cli", "list_stages", "pace"):
+    for name in ("errors", "memory", "yamls", "config", "settings", "disk", "artifacts", "cli", "stages", "run_stages"):
         shutil.copy(TOP / "src" / f"{name}.py", top / "src")
     for name in STAGES:
         (top / "src" / f"{name}.py").write_text(STAGE)
+    # in place of the libraries, a module that notes when it is imported
+    (top / "src" / "runtime.py").write_text("def mend_torchvision(): pass")
+    (top / "src" / "library.py").write_text("print('loading')")
+    runner = top / "src" / "run_stages.py"
+    runner.write_text(re.sub("^USED = .*$", 'USED = ("library",)', runner.read_text(), flags=re.M))
     (top / "configs" / "sample.yaml").write_text("predict: {tta: none}\n")
     (top / "requirements.txt").write_text(f"# pins\nPyYAML=={version('PyYAML')}  # yaml\n\n# for the tests\n")
     return top
@@ -126,14 +130,39 @@ def test_the_default_run_prints_its_stages_and_ends_with_the_table(house: Path) 
         "[7/7] make_report.py",
     ]
     assert answer.stdout.endswith("\nthe table\n")
-    assert notes(house)[2:4] == [["train.py", "--round", "0"], ["predict.py", "--round", "0"]]
-    assert notes(house)[-1] == ["evaluate.py", "--print"]
+    assert [note[:3] for note in notes(house)[2:4]] == [["train.py", "--round", "0"], ["predict.py", "--round", "0"]]
+    assert notes(house)[-1][0] == "evaluate.py"
+    assert notes(house)[-1][-1] == "--print"
+
+
+def test_the_libraries_are_loaded_once_and_only_where_something_is_to_train(house: Path) -> None:
+    (house / "configs" / "sample.yaml").write_text("data: {test: 'test/{id}.png'}\n" + ROUNDS)
+    assert run(house).stdout.splitlines().count("loading") == 1
+    report = Paths(house, "sample").report
+    report.parent.mkdir(parents=True)
+    report.touch()
+    assert "loading" not in run(house).stdout
+    assert run(house, "--fresh").stdout.splitlines().count("loading") == 1
+
+
+def test_a_stage_is_a_process_of_its_own(house: Path) -> None:
+    (house / "src" / "train.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    answer = run(house)
+    assert answer.returncode == 137
+    assert "stage 3, train.py --round 0, failed (exit code 137); once mended" in answer.stderr
+
+
+def test_the_list_is_for_a_scheduler(house: Path) -> None:
+    command = [sys.executable, str(house / "src" / "run_stages.py"), "--list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert listed[2:4] == ["train.py --round 0", "predict.py --round 0"]
+    assert notes(house) == []
 
 
 def test_what_is_left_is_told_once_like_stages_have_run(house: Path) -> None:
     (house / "configs" / "sample.yaml").write_text("data: {test: 'test/{id}.png'}\n" + ROUNDS)
-    pace = house / "src" / "pace.py"
-    pace.write_text(pace.read_text().replace("SHORTEST = 20", "SHORTEST = 0"))
+    stages = house / "src" / "stages.py"
+    stages.write_text(stages.read_text().replace("SHORTEST = 20", "SHORTEST = 0"))
     answer = run(house)
     assert answer.returncode == 0, answer.stderr
     lines = [line for line in answer.stdout.splitlines() if line.startswith("[")]
@@ -194,7 +223,8 @@ def test_arguments_reach_every_stage_as_they_were_given(house: Path, tmp_path: P
     values = ["--set", "classes=['a $HOME * it''s']", "--set=seed=3", "--workspace", str(tmp_path / "w s")]
     answer = run(house, "my fields.yaml", *values, "--debug", "--fresh", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
-    passed = ["--config", "my fields.yaml", *values, "--debug"]
+    changes = ["--set", "classes=['a $HOME * it''s']", "--set", "seed=3"]
+    passed = ["--config", "my fields.yaml", "--workspace", str(tmp_path / "w s"), *changes, "--debug"]
     assert notes(house)[0] == ["prepare.py", *passed, "--fresh"]
     assert ["make_pseudo_labels.py", "--round", "1", *passed, "--fresh"] in notes(house)
     assert ["predict.py", "--round", "3", *passed, "--fresh"] in notes(house)
@@ -220,7 +250,7 @@ def test_a_table_that_fails_is_a_failure(house: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["configs/none.yaml"], "list_stages.py: configs/none.yaml: no such config"),
+        (["configs/none.yaml"], "run_stages.py: configs/none.yaml: no such config"),
         (["--set", "seeed=1"], "unknown key seeed; the nearest is 'seed'"),
         (["--set"], "run.sh: --set needs a value"),
         (["--frsh"], "run.sh: unknown option --frsh"),

@@ -17,9 +17,9 @@ from config import Config
 from formats import find_format, read_labels, validate_submission
 from images import read_mask
 from index import read_index
-from list_stages import list_stages
 from models import build_model
 from settings import load_config
+from stages import list_stages
 
 CONFIGS = ("configs/satellite_pseudo.yaml", "configs/originals/satellite_pseudo.yaml")
 KINDS = {"n01440764": 3, "n02102040": 300}  # folders and the ids in their masks

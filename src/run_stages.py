@@ -1,0 +1,100 @@
+"""Run a config's stages one after the other, from its data to its submission, and show the table they end in.
+
+    python src/run_stages.py --config configs/sample.yaml
+    python src/run_stages.py --config configs/sample.yaml --list
+
+This is what run.sh starts. With --list the commands are only printed, one a line, for a scheduler. Where there is
+something to train, the libraries are imported here once and each stage is forked from this process with them; it is
+a process of its own all the same, which can be killed and started again, alone too.
+"""
+
+import argparse
+import importlib
+import os
+import runpy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cli import make_parser, open_config, run_script
+from stages import list_stages, stage_work, time_left
+
+SRC = Path(__file__).resolve().parent
+FORKS = sys.platform == "linux"  # elsewhere a process that has loaded its libraries cannot be forked safely
+USED = ("accelerate", "albumentations", "engine", "predictions", "segmentation_models_pytorch", "sklearn", "zarr")
+
+
+def main(args: argparse.Namespace) -> None:
+    config, paths = open_config(args)
+    stages = list_stages(config)
+    if args.list:
+        for stage in stages:
+            print(*stage)
+        return
+    shared = shared_arguments(args)
+    works, taken, start = [(stage_work(config, stage), stage[0]) for stage in stages], [], time.monotonic()
+    for number, (script, *arguments) in enumerate(stages, start=1):
+        left = time_left(works, taken)
+        clock = show_clock(time.monotonic() - start)
+        print(f"[{number}/{len(stages)}] {' '.join([script, *arguments])}  ({clock}{', ' * bool(left)}{left})")
+        if FORKS and script == "train.py" and (args.fresh or not paths.report.exists()):
+            load_libraries()
+        before = time.monotonic()
+        code = run_stage(script, [*arguments, *shared, *["--fresh"] * args.fresh])
+        taken.append(time.monotonic() - before)
+        if code:
+            again = "the same command without --fresh" if args.fresh else "the same command"
+            stage = " ".join([script, *arguments])
+            print(
+                f"run.sh: stage {number}, {stage}, failed (exit code {code}); once mended, {again} goes on from there",
+                file=sys.stderr,
+            )
+            sys.exit(code)
+    print(f"done in {show_clock(time.monotonic() - start)}\n")
+    sys.exit(run_stage("evaluate.py", [*shared, "--print"]))
+
+
+def shared_arguments(args: argparse.Namespace) -> list[str]:
+    """What every stage is told besides its own arguments."""
+    named = ["--config", str(args.config), "--workspace", str(args.workspace)]
+    return [*named, *(word for one in args.overrides for word in ("--set", one)), *["--debug"] * args.debug]
+
+
+def show_clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def load_libraries() -> None:
+    """Import what most stages need; where it is imported already, that takes no time."""
+    # so that asking for a GPU leaves this process without a CUDA context, which its children could not use
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    importlib.import_module("runtime").mend_torchvision()
+    for name in USED:
+        importlib.import_module(name)
+
+
+def run_stage(script: str, arguments: list[str]) -> int:
+    """Run a script in a process of its own; its exit code, or 128 + the signal that ended it."""
+    if not FORKS:
+        return subprocess.run([sys.executable, "-u", str(SRC / script), *arguments]).returncode
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        sys.argv = [str(SRC / script), *arguments]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        sys.exit(0)
+    try:
+        _, status = os.waitpid(child, 0)
+    except KeyboardInterrupt:
+        os.waitpid(child, 0)  # it got the signal too and ends in order
+        raise
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
+if __name__ == "__main__":
+    parser = make_parser(__doc__)
+    parser.add_argument("--list", action="store_true", help="only print the stages' commands")
+    run_script(main, parser)
