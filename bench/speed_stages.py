@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ CONFIG = SRC.parent / "configs" / "sample.yaml"
 QUICK = ("rounds=[{}]", "train.epochs=1", "folds.count=2")
 # what a stage is for, by module and name: the rest of its time is imports, set-up and I/O
 WORK = {
+    "prepare": (("scenes", "draw_scene"),),
     "train": (("engine", "train_one_epoch"), ("engine", "evaluate")),
     "predict": (("inference", "Predictor.__call__"),),
     "make_pseudo_labels": (("pseudo", "label_pixels"), ("pseudo", "confidence_histogram")),
@@ -26,24 +28,20 @@ WORK = {
 
 
 def measure_stages(quick: bool) -> tuple[str, bool]:
-    """The sample's stages as run.sh starts them, each with the time of its work taken inside it."""
+    """The sample's stages as run.sh runs them, each with the time of its work taken inside it."""
     overrides = [word for one in (QUICK if quick else ()) for word in ("--set", one)]
     with tempfile.TemporaryDirectory(prefix="fewmask-bench-") as folder:
-        shared = ["--config", str(CONFIG), "--workspace", folder, *overrides]
-        listing = [sys.executable, str(SRC / "list_stages.py"), *shared]
-        stages = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
-        whole, work = 0.0, 0.0
-        for stage in stages:
-            script, *arguments = stage.split()
-            start = time.perf_counter()
-            command = [sys.executable, __file__, "stage", script.removesuffix(".py"), folder, *arguments, *shared]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            seconds = time.perf_counter() - start
-            inside = json.loads((Path(folder) / "work.json").read_text(encoding="utf-8"))
-            print(f"{stage}: {seconds:.1f} s, {inside:.1f} s of them work", file=sys.stderr, flush=True)
-            whole, work = whole + seconds, work + inside
+        start = time.perf_counter()
+        command = [sys.executable, __file__, "stages", "--config", str(CONFIG), "--workspace", folder, *overrides]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        whole = time.perf_counter() - start
+        lines = (Path(folder) / "work.jsonl").read_text(encoding="utf-8").splitlines()
+    work = 0.0
+    for stage, seconds, inside in map(json.loads, lines):
+        print(f"{stage}: {seconds:.1f} s, {inside:.1f} s of them work", file=sys.stderr, flush=True)
+        work += inside
     share = 1 - work / whole
-    return f"{share:.1%} of {whole:.0f} s is not training, predicting or fitting", share <= 0.10
+    return f"{share:.1%} of {whole:.0f} s is not drawing the scenes, training, predicting or fitting", share <= 0.10
 
 
 def measure_help(quick: bool) -> tuple[str, bool]:
@@ -100,24 +98,38 @@ def train_at_once(folder: Path, shared: list[str], folds: list[int], processes: 
     return sum(json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["images_per_second"] for log in logs)
 
 
-def run_stage(script: str, folder: Path, arguments: list[str]) -> None:
-    """A stage in this process, its work timed."""
-    spent = [0.0]
-    for module, name in WORK.get(script, ()):
+def run_stages(arguments: list[str]) -> None:
+    """run_stages.py with a clock in every stage."""
+    import run_stages as runner
+    from cli import make_parser
+
+    parser = make_parser(None)
+    parser.add_argument("--list", action="store_true")
+    args = parser.parse_args(arguments)
+    runner.enter = partial(enter_timed, args.workspace / "work.jsonl")
+    runner.main(args)
+
+
+def enter_timed(log: Path, script: str, arguments: list[str]) -> None:
+    """A stage in its own process, as run_stages.enter has it, its work timed."""
+    from cli import make_parser
+
+    start, spent, name = time.perf_counter(), [0.0], script.removesuffix(".py")
+    for module, function in WORK.get(name, ()):
         owner: Any = importlib.import_module(module)
-        *outer, last = name.split(".")
+        *outer, last = function.split(".")
         for part in outer:
             owner = getattr(owner, part)
         setattr(owner, last, timed(getattr(owner, last), spent))
-    module = importlib.import_module(script)
-    from cli import make_parser
-
-    numbered = script in ("train", "predict", "make_pseudo_labels")
+    module = importlib.import_module(name)
+    numbered = name in ("train", "predict", "make_pseudo_labels")
     parser = make_parser(None, fold=numbered, round=numbered)
     if hasattr(module, "add_arguments"):
         module.add_arguments(parser)
     module.main(parser.parse_args(arguments))
-    (folder / "work.json").write_text(json.dumps(spent[0]), encoding="utf-8")
+    line = [" ".join([script, *arguments[:2]]), time.perf_counter() - start, spent[0]]
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def timed(function: Callable, spent: list[float]) -> Callable:
@@ -133,4 +145,4 @@ def timed(function: Callable, spent: list[float]) -> Callable:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(SRC))
-    run_stage(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
+    run_stages(sys.argv[2:])

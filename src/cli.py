@@ -5,6 +5,7 @@ Scripts import torch and its friends only after their arguments are read, so tha
 
 import argparse
 import errno
+import gc
 import sys
 import traceback
 from collections.abc import Callable
@@ -74,3 +75,5 @@ def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: stopped; the same command goes on where it was", file=sys.stderr)
         sys.exit(130)
+    finally:
+        gc.freeze()  # the end would look through all the libraries' objects once more, which takes a second or two

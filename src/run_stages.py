@@ -10,6 +10,7 @@ a process of its own all the same, which can be killed and started again, alone 
 
 import argparse
 import importlib
+import multiprocessing
 import os
 import runpy
 import subprocess
@@ -22,7 +23,7 @@ from stages import list_stages, stage_work, time_left
 
 SRC = Path(__file__).resolve().parent
 FORKS = sys.platform == "linux"  # elsewhere a process that has loaded its libraries cannot be forked safely
-USED = ("accelerate", "albumentations", "engine", "predictions", "segmentation_models_pytorch", "sklearn", "zarr")
+USED = ("accelerate", "albumentations", "engine", "pandas", "predictions", "segmentation_models_pytorch", "zarr")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -79,19 +80,20 @@ def run_stage(script: str, arguments: list[str]) -> int:
     """Run a script in a process of its own; its exit code, or 128 + the signal that ended it."""
     if not FORKS:
         return subprocess.run([sys.executable, "-u", str(SRC / script), *arguments]).returncode
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        sys.argv = [str(SRC / script), *arguments]
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        sys.exit(0)
+    stage = multiprocessing.get_context("fork").Process(target=enter, args=(script, arguments), name=script)
+    stage.start()
     try:
-        _, status = os.waitpid(child, 0)
+        stage.join()
     except KeyboardInterrupt:
-        os.waitpid(child, 0)  # it got the signal too and ends in order
+        stage.join()  # it got the signal too and ends in order
         raise
-    code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code < 0 else code
+    return 128 - stage.exitcode if stage.exitcode < 0 else stage.exitcode
+
+
+def enter(script: str, arguments: list[str]) -> None:
+    """Become the command `python SCRIPT ARGUMENTS`."""
+    sys.argv = [str(SRC / script), *arguments]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
