@@ -166,8 +166,8 @@ def train_one_epoch(
     learner.model.train()
     sums: dict[str, float] = {}
     started, images = time.perf_counter(), 0
-    shown = accelerator.is_local_main_process
-    progress = tqdm(islice(batches, count), title, count, leave=False, dynamic_ncols=True, disable=not shown)
+    hidden = {} if accelerator.is_local_main_process else {"disable": True}  # unless given, TQDM_DISABLE decides
+    progress = tqdm(islice(batches, count), title, count, leave=False, dynamic_ncols=True, **hidden)
     with told_too_large(train, learner.needs):
         for number, batch in enumerate(progress):
             last = (number + 1) % train.accumulate == 0

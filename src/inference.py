@@ -147,8 +147,9 @@ def slide(predictor: Predictor | Members, image: np.ndarray) -> Iterator[tuple[t
         done = next_row - start
         yield (len(total), height, width), start, total[:, :done] / weights[:done]
         # rows below stay: the next windows add to them
-        total = np.concatenate([total[:, done:], np.zeros((len(total), done, width), np.float32)], axis=1)
-        weights = np.concatenate([weights[done:], np.zeros((done, width), np.float32)])
+        for sums in (total, weights[None]):
+            sums[:, : tall - done] = sums[:, done:]
+            sums[:, tall - done :] = 0.0
         start = next_row
 
 

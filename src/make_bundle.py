@@ -35,6 +35,7 @@ from artifacts import (
 )
 from cli import make_parser, open_config, run_script
 from config import Config
+from disk import locked
 from errors import UserError
 from members import check_training, checkpoint_file, member_rounds, read_weights
 
@@ -90,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
         check_training(config, paths.run(round, fold))
     timing, images = measure(config, paths), args.images
     images = count_test_images(paths) if images is None else images
-    with atomic(paths.runs / "bundle") as bundle:
+    with locked(paths.runs / "bundle"), atomic(paths.runs / "bundle") as bundle:
         copy_models(config, paths, bundle / "dataset", folds)
         copy_code(bundle / "dataset")
         if args.wheels:

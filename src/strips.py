@@ -55,13 +55,12 @@ class Strips:
         if self._rows is None or top < self._top:
             self._top = top - top % self.step
             self._rows = self._decode(self._top, self._top)
-        drop = top - top % self.step - self._top
-        if drop:
-            self._rows, self._top = self._rows[drop:].copy(), self._top + drop
         end = self._top + len(self._rows)
         if bottom > end:
+            drop = min(top - top % self.step - self._top, len(self._rows))
             wanted = min(self.shape[1], bottom + -bottom % self.step)
-            self._rows = np.concatenate([self._rows, self._decode(end, wanted)])
+            self._rows = np.concatenate([self._rows[drop:], self._decode(end, wanted)])
+            self._top += drop
 
     def _decode(self, top: int, bottom: int) -> np.ndarray:
         with readable(self.path):

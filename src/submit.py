@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from artifacts import Paths, atomic, fingerprint, read_json, sample_file
 from cli import make_parser, open_config, run_script
 from config import Config
+from disk import locked
 from errors import UserError
 
 if TYPE_CHECKING:
@@ -37,10 +38,11 @@ def main(args: argparse.Namespace) -> None:
     if not source.startswith("competitions/"):
         raise UserError(f"data.kaggle: {source!r} is no competition; say competitions/NAME, as in its address")
     row = check_file(config, paths)
-    log = read_log(paths.submission_log)
+    read_log(paths.submission_log)  # a log that cannot be written on is told before anything is sent
     ref, listed = send(source, paths.submission, row["sha256"], args)
-    log = update_log(log, row | {"ref": ref}, listed)
-    write_log(paths.submission_log, log)
+    with locked(paths.submission_log):  # others may have written while this one waited
+        log = update_log(read_log(paths.submission_log), row | {"ref": ref}, listed)
+        write_log(paths.submission_log, log)
     ours = [one for one in log if one["competition"] == source]
     print(format_log(ours))
     print(describe_agreement(ours, paths.report.with_name("agreement.png")))

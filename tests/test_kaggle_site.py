@@ -6,15 +6,17 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import SRC, environment, make_workspace, open_workspace, switches, write_config
+from helpers import SRC, environment, held, make_workspace, open_workspace, switches, write_config
 from kaggle_server import TOKEN, Kaggle, serve
 from scipy.stats import rankdata
 
+import submit
 from artifacts import Paths, fingerprint, write_json
 from errors import UserError
 from formats import find_format, write_submission
@@ -301,6 +303,25 @@ def test_agreement_is_a_rank_correlation(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "plot.png").is_file()
     assert "too few" in describe_agreement(rows((0.7, 0.6)), tmp_path / "b.png")
     assert not (tmp_path / "b.png").exists()
+
+
+def test_what_another_submission_logged_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = fabricate(tmp_path)
+    listed = [SimpleNamespace(ref=ref, status="complete", public=0.5, private=None, fault="") for ref in (1000, 1001)]
+
+    def send_slowly(*_: object) -> tuple[str, list[SimpleNamespace]]:
+        other = dict.fromkeys(submit.COLUMNS, "") | {"competition": SOURCE, "sha256": "other", "ref": "1001"}
+        submit.write_log(paths.submission_log, [other])
+        return "1000", listed
+
+    monkeypatch.setattr(submit, "send", send_slowly)
+    arguments = [*switches(tmp_path), "--set", f"data.kaggle={SOURCE}"]
+    submit.main(submit.make_submit_parser().parse_args(arguments))
+    assert {row["ref"] for row in read_log(paths.submission_log)} == {"1000", "1001"}
+
+    monkeypatch.setattr(submit, "send", lambda *_: ("1000", listed))
+    with held(paths.submission_log), pytest.raises(UserError, match=r"log.csv: in work by .*; wait until it ends"):
+        submit.main(submit.make_submit_parser().parse_args(arguments))
 
 
 def test_a_log_of_other_columns_is_left_alone(tmp_path: Path) -> None:

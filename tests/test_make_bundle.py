@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import environment, make_workspace, open_workspace, run, switches, write_config
+from helpers import environment, held, make_workspace, open_workspace, run, switches, write_config
 from kaggle_server import serve
 
 import infer
@@ -161,6 +161,12 @@ def test_the_notebook_writes_the_submission_offline(workspace: Path, tmp_path: P
     spent = [float(line[1]) for line in said if line[0] == "seconds"]
     # of the processor, which another job on the machine does not change; the first run loads the libraries
     assert max(spent[1:]) < 10.0
+
+
+def test_two_bundles_of_one_config_are_not_made_at_once(workspace: Path) -> None:
+    _, paths = open_workspace(workspace)
+    with held(paths.runs / "bundle"), pytest.raises(UserError, match="bundle: in work by "):
+        make_bundle(workspace)
 
 
 def test_what_is_packed(workspace: Path) -> None:

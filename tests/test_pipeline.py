@@ -66,8 +66,9 @@ def stamps(folder: Path) -> dict[str, int]:
 def test_from_a_config_to_a_submission_and_a_report(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"epochs": 1, "steps_per_epoch": 2}
     folder = make_workspace(tmp_path / "a b", rounds=[{}, JOINT], train=settings, predict={"tta": "flips"})
-    first = run_sh(folder)
+    first = run_sh(folder, TQDM_DISABLE="1")
     assert first.returncode == 0, first.stdout[-1000:] + first.stderr[-3000:]
+    assert "it/s" not in first.stderr, "progress bars can be switched off"
     table = first.stdout.splitlines()[-6:]
     assert [line[:20].strip() for line in table] == [
         "dice", "supervised", "+ pseudo-labels", "+ TTA", "+ ensemble", "+ fitted thresholds"]  # fmt: skip
