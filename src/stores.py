@@ -3,8 +3,14 @@
 with ProbabilityWriter(path) as writer:
     writer.add(image_id, probabilities)  # (C, H, W) float32
 probabilities = ProbabilityStore(path).read(image_id)
+
+A store is a Zarr group of format 2 (https://zarr-specs.readthedocs.io/en/latest/v2/v2.0.html), an array an image, which
+any Zarr library opens. It is written and read here because the library takes several milliseconds for each image: more
+than a small image's prediction.
 """
 
+import json
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +22,9 @@ import numpy as np
 from artifacts import atomic
 from errors import UserError
 from memory import check_memory
+
+CHUNK = 2**22  # bytes, about
+BLOSC = {"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 0, "blocksize": 0}
 
 
 class ProbabilityWriter:
@@ -30,11 +39,10 @@ class ProbabilityWriter:
         self._ids: list[str] = []
 
     def __enter__(self) -> "ProbabilityWriter":
-        import zarr
-
         with ExitStack() as stack:
-            folder = stack.enter_context(atomic(self.path))
-            self._group = zarr.open_group(folder, mode="w", zarr_format=2)
+            self._folder = stack.enter_context(atomic(self.path))
+            self._folder.mkdir()
+            _write_json(self._folder / ".zgroup", {"zarr_format": 2})
             self._stack = stack.pop_all()
         return self
 
@@ -42,22 +50,17 @@ class ProbabilityWriter:
         with self._stack:  # a disk that fills up in here is told like one that fills up in the block
             if failure[1] is not None:
                 raise failure[1]
-            self._group.attrs["image_ids"] = self._ids
+            _write_json(self._folder / ".zattrs", {"image_ids": self._ids})
 
     def create(self, image_id: str, shape: tuple[int, int, int]) -> "BandSink":
         """Add an image of `(C, H, W)` whose rows follow in any order through the sink's `write`."""
-        from numcodecs import Blosc
-
-        rows = max(1, min(shape[1], 2**22 // max(1, shape[0] * shape[2])))
-        array = self._group.create_array(
-            f"{len(self._ids):06d}",
-            shape=shape,
-            chunks=(shape[0], rows, shape[2]),
-            dtype="uint8",
-            compressors=Blosc("zstd", clevel=3, shuffle=Blosc.NOSHUFFLE),
-        )
+        rows = max(1, min(shape[1], CHUNK // max(1, shape[0] * shape[2])))
+        folder = self._folder / f"{len(self._ids):06d}"
+        folder.mkdir()
+        layout = {"shape": shape, "chunks": (shape[0], rows, shape[2]), "dtype": "|u1", "order": "C", "zarr_format": 2}
+        _write_json(folder / ".zarray", layout | {"compressor": BLOSC, "filters": None, "fill_value": 0})
         self._ids.append(image_id)
-        return BandSink(array)
+        return BandSink(folder, shape, rows)
 
     def add(self, image_id: str, probabilities: np.ndarray) -> None:
         """Add a whole image, `(C, H, W) float32`."""
@@ -68,11 +71,38 @@ class ProbabilityWriter:
 class BandSink:
     """Rows of one image of a store."""
 
-    array: Any
+    folder: Path
+    shape: tuple[int, int, int]
+    rows: int  # of a chunk
 
     def write(self, top: int, probabilities: np.ndarray) -> None:
         """Write `(C, h, W) float32` at row `top`. Raises ValueError where a value is not finite."""
-        self.array[:, top : top + probabilities.shape[1]] = quantise(probabilities)
+        from numcodecs import blosc
+
+        band, bottom = quantise(probabilities), top + probabilities.shape[1]
+        for number in range(top // self.rows, -(-bottom // self.rows)):
+            start, path = number * self.rows, _chunk_file(self.folder, number)
+            first, last = max(top, start), min(bottom, start + self.rows)
+            if path.exists():
+                chunk = _read_chunk(path, (self.shape[0], self.rows, self.shape[2]))
+            else:
+                chunk = np.zeros((self.shape[0], self.rows, self.shape[2]), np.uint8)
+            chunk[:, first - start : last - start] = band[:, first - top : last - top]
+            path.write_bytes(blosc.compress(chunk, b"zstd", BLOSC["clevel"], blosc.NOSHUFFLE))
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """One image as it lies on the disk: `(C, H, W) uint8`, 255 meaning 1."""
+
+    folder: Path
+    shape: tuple[int, int, int]
+    rows: int  # of a chunk
+
+    def bands(self) -> Iterator[np.ndarray]:
+        for number in range(-(-self.shape[1] // self.rows)):
+            chunk = _read_chunk(_chunk_file(self.folder, number), (self.shape[0], self.rows, self.shape[2]))
+            yield chunk[:, : self.shape[1] - number * self.rows]
 
 
 class ProbabilityStore:
@@ -82,15 +112,14 @@ class ProbabilityStore:
     """
 
     def __init__(self, path: Path):
-        import zarr
-
         if not path.is_dir():
             raise UserError(f"{path}: no predictions here; run predict.py for this fold and round first")
         self.path = path
         with self._readable():
-            self._group = zarr.open_group(path, mode="r", zarr_format=2)
-            self.image_ids: list[str] = list(self._group.attrs["image_ids"])
-        self._position = {image_id: number for number, image_id in enumerate(self.image_ids)}
+            if _read_json(path / ".zgroup")["zarr_format"] != 2:
+                raise ValueError("not of format 2")
+            self.image_ids: list[str] = list(_read_json(path / ".zattrs")["image_ids"])
+            self._position = {image_id: number for number, image_id in enumerate(self.image_ids)}
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._position
@@ -98,14 +127,14 @@ class ProbabilityStore:
     def raw(self, image_id: str) -> np.ndarray:
         """One image's `(C, H, W) uint8`, 255 meaning 1."""
         with self._array(image_id) as array:
-            check_memory(array.nbytes, f"probabilities of {array.shape}")
-            return array[:]
+            check_memory(int(np.prod(array.shape, dtype=np.float64)), f"probabilities of {array.shape}")
+            parts = list(array.bands())
+            return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def bands(self, image_id: str) -> Iterator[np.ndarray]:
         """The same as `raw` in bands of whole chunks, from top to bottom: `(C, h, W) uint8`."""
         with self._array(image_id) as array:
-            for top in range(0, array.shape[1], array.chunks[1]):
-                yield array[:, top : top + array.chunks[1]]
+            yield from array.bands()
 
     def read(self, image_id: str) -> np.ndarray:
         """One image's probabilities, `(C, H, W) float32` in [0, 1]."""
@@ -117,20 +146,22 @@ class ProbabilityStore:
             return array.shape
 
     @contextmanager
-    def _array(self, image_id: str) -> Iterator[Any]:
+    def _array(self, image_id: str) -> Iterator[StoredArray]:
         """One image as it lies on the disk; its bytes are unpacked within the block alone."""
-        import zarr
-        from numcodecs import Blosc
-
         if image_id not in self._position:
             raise UserError(f"{self.path}: no image {image_id!r}; its predictions are of other data, predict again")
         with self._readable():
-            array = self._group[f"{self._position[image_id]:06d}"]
-            if not isinstance(array, zarr.Array) or array.dtype != np.uint8 or array.ndim != 3:
+            folder = self.path / f"{self._position[image_id]:06d}"
+            layout = _read_json(folder / ".zarray")
+            shape, chunks = layout["shape"], layout["chunks"]
+            whole = len(shape) == len(chunks) == 3 and all(
+                isinstance(side, int) and side > 0 for side in shape + chunks
+            )
+            if layout["dtype"] != "|u1" or not whole or (chunks[0], chunks[2]) != (shape[0], shape[2]):
                 raise ValueError(f"image {image_id!r} is no array of probabilities")
-            if array.filters or [type(one) for one in array.compressors] != [Blosc]:
+            if layout["filters"] or layout["compressor"] != BLOSC:
                 raise ValueError(f"image {image_id!r} is packed in a way of its own")
-            yield array
+            yield StoredArray(folder, tuple(shape), chunks[1])
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -138,6 +169,31 @@ class ProbabilityStore:
             yield
         except (ValueError, LookupError, TypeError, RuntimeError, OSError) as error:
             raise UserError(f"{self.path}: no store of predictions ({error}); delete it and predict again") from error
+
+
+def _chunk_file(folder: Path, number: int) -> Path:
+    return folder / f"0.{number}.0"
+
+
+def _read_chunk(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """A chunk of this shape. Raises ValueError where it is of another size."""
+    from numcodecs import blosc
+
+    packed, size = path.read_bytes(), int(np.prod(shape, dtype=np.float64))
+    # a Blosc header says at its bytes 4 and 12 how long the chunk is, unpacked and packed
+    if len(packed) < 16 or struct.unpack_from("<I4xI", packed, 4) != (size, len(packed)):
+        raise ValueError(f"{path.name} is not a chunk of {shape}")
+    chunk = np.empty(shape, np.uint8)
+    blosc.decompress(packed, chunk)
+    return chunk
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values), encoding="utf-8")
 
 
 def dequantise(stored: np.ndarray) -> np.ndarray:

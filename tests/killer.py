@@ -113,7 +113,6 @@ def main() -> None:
     import matplotlib.figure  # noqa: F401
     import segmentation_models_pytorch  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
-    import zarr  # noqa: F401
 
     import engine  # noqa: F401
     import sheets  # noqa: F401

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from numcodecs import Blosc
 
+import stores
 from artifacts import TOP, Paths, Stage, atomic, load_checkpoint, read_json, save_checkpoint, stage_settings, write_json
 from config import Config
 from errors import UserError
@@ -302,16 +305,40 @@ def test_a_store_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["oof.zarr"]
 
 
-def test_a_disk_that_fills_up_at_the_very_end_of_a_store(tmp_path: Path) -> None:
-    class Full:
-        @property
-        def attrs(self) -> dict:
-            raise OSError(errno.ENOSPC, "full")
+def test_a_disk_that_fills_up_at_the_very_end_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
 
     writer = ProbabilityWriter(tmp_path / "oof.zarr")
     with pytest.raises(UserError, match=r"oof\.zarr: the disk is full"), writer:
-        writer._group = Full()
+        monkeypatch.setattr(stores, "_write_json", fill)
     assert everything_in(tmp_path) == []
+
+
+def test_a_store_is_what_the_zarr_library_reads_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "CHUNK", 200)
+    image = np.random.default_rng(0).random((3, 40, 11), np.float32)
+    image[:, 6:12] = 0.0  # a chunk of zeros
+    with ProbabilityWriter(tmp_path / "ours.zarr") as writer:
+        writer.add("a", image)
+    group = zarr.open_group(tmp_path / "ours.zarr", mode="r", zarr_format=2)
+    assert group.attrs["image_ids"] == ["a"]
+    assert group["000000"].chunks == (3, 6, 11)
+    assert np.array_equal(group["000000"][:], quantise(image))
+
+    theirs = zarr.open_group(tmp_path / "theirs.zarr", mode="w", zarr_format=2)
+    packing = Blosc("zstd", clevel=3, shuffle=Blosc.NOSHUFFLE)
+    array = theirs.create_array("000000", shape=(3, 40, 11), chunks=(3, 9, 11), dtype="uint8", compressors=packing)
+    array[:] = np.maximum(quantise(image), 1)  # the library leaves chunks of zeros out
+    theirs.attrs["image_ids"] = ["a"]
+    assert np.array_equal(ProbabilityStore(tmp_path / "theirs.zarr").raw("a"), array[:])
+
+
+def test_a_chunk_that_is_missing_is_not_taken_for_zeros(tmp_path: Path) -> None:
+    with ProbabilityWriter(tmp_path / "oof.zarr") as writer:
+        writer.create("a", (1, 4, 4))
+    with pytest.raises(UserError, match=r"oof\.zarr: no store of predictions .*0\.0\.0"):
+        ProbabilityStore(tmp_path / "oof.zarr").read("a")
 
 
 def test_missing_predictions_are_named(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_the_notebook_writes_the_submission_offline(workspace: Path, tmp_path: P
     assert written[3].decode() == header
     said = [line.split() for line in answer.stdout.splitlines()]
     loaded = {plain(name) for line in said if line[0] == "loaded" for name in line[1:]}
-    assert {"torch", "zarr"} <= loaded
+    assert {"torch", "numcodecs"} <= loaded
     assert loaded <= closure(ON_KAGGLE) | set(LACKING), "Kaggle has it or a wheel brings it"
     assert [line[1] for line in said if line[0] == "from"] == [str(folders[0] / "input/fewmask-tiny/src/infer.py")]
 
