@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import time
 
 import numpy as np
 import pytest
@@ -124,8 +125,8 @@ def test_the_truth_is_its_own_best_prediction(target):
     assert precision(target, np.where(target == 1, 0, target))[0] <= best[0]
 
 
-def test_many_instances_are_scored_quickly(work):
-    """Five hundred images would take a few seconds: the seconds here are those of five."""
+def test_many_instances_are_scored_quickly():
+    """Every pair of 150 instances looked at in turn would take minutes."""
     rng = np.random.default_rng(0)
     pictures = []
     for _ in range(5):
@@ -133,10 +134,10 @@ def test_many_instances_are_scored_quickly(work):
         for number, (y, x) in enumerate(rng.integers(0, (490, 674), (150, 2)), 1):
             labels[y : y + 30, x : x + 30] = number
         pictures.append(labels)
-    start = work()
+    start = time.process_time()
     for labels in pictures:
         precision(labels, np.roll(labels, 3, axis=1))
-    assert work() - start < 0.1
+    assert time.process_time() - start < 3.0
 
 
 def random_runs(rng: np.random.Generator, shape: tuple[int, int], count: int) -> list[rle.Runs]:

@@ -321,7 +321,7 @@ def test_set_up_makes_an_environment_and_keeps_it(house: Path, tmp_path: Path, w
 
     start = work()
     again = run(house, "setup", **pip)
-    assert work() - start < 0.5
+    assert work() - start < 2.0, "pip alone would take longer"
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     assert run(house, "setup", **pip, PYTHON="").stderr == "", "it is used whatever python3 is"
 
