@@ -144,8 +144,9 @@ def run_window(who: str, side: int) -> list[float]:
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     if who == "ours":
         predictor = make_predictor(network, config, config.train, torch.device("cpu"), tta=True)
-        bands = [np.rint(255 * band).astype(np.uint8) for _, _, band in slide(predictor, image)]
-        answer = np.concatenate(bands, axis=1)
+        answer = np.empty((1, side, side), np.uint8)
+        for _, (top, left), part in slide(predictor, image):
+            answer[:, top : top + part.shape[1], left : left + part.shape[2]] = np.rint(255 * part)
     else:
         from monai.inferers import sliding_window_inference
 

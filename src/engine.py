@@ -23,7 +23,7 @@ from config import Config, Round, Train
 from dataset import Record, load_image
 from errors import UserError
 from images import read_mask
-from inference import Predictor, predict_images
+from inference import Predictor, is_last, predict_images
 from losses import gated_crf_loss, segmentation_loss, soft_loss
 from memory import Needs
 from models import build_model, fold_batch_norm, make_ema, parameter_groups, update_ema
@@ -308,15 +308,15 @@ def evaluate(learner: Learner, records: list[Record], paths: Paths) -> dict[str,
     scores = {first: Scores(config), second: Scores(config)}
     both = config.data.labels.points is not None
     inputs = read_inputs(config, paths, ((record.image_id, record.image) for record in records), patch)
-    bands: dict[str, list[np.ndarray]] = {}
-    for image_id, shape, top, band in predict_images(predictor, inputs):
-        bands.setdefault(image_id, []).append(band)
-        if top + band.shape[1] == shape[1]:
+    answers: dict[str, np.ndarray] = {}
+    for image_id, shape, (top, left), part in predict_images(predictor, inputs):
+        answer = answers.setdefault(image_id, np.empty(shape, np.float32))
+        answer[:, top : top + part.shape[1], left : left + part.shape[2]] = part
+        if is_last(shape, (top, left), part):
             truths = {"points": record_truth(known[image_id], paths)}
             truths |= {"masks": read_mask(dense_truth(paths, image_id))} if both else {}
             truths = {name: cut_centre(truth, patch) for name, truth in truths.items()}
-            probabilities = np.concatenate(bands.pop(image_id), axis=1)
-            probabilities = resize_probabilities(probabilities, truths["points"].shape[:2])
+            probabilities = resize_probabilities(answers.pop(image_id), truths["points"].shape[:2])
             label = to_label(probabilities, config.task, parameters)
             for name, truth in truths.items():
                 scores[name].add(truth, label)

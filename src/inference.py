@@ -1,7 +1,7 @@
 """From a model and images to probabilities: sliding window, smooth weights, test-time augmentation.
 
     predictor = Predictor(model, config.predict, activation="softmax", device=device)
-    for image_id, top, probabilities in predict_images(predictor, images): ...
+    for image_id, shape, place, probabilities in predict_images(predictor, images): ...
 
 Takes a model and arrays, knows no paths. Small images of like size share batches; a large image is answered in bands
 of rows as its windows are done, so that memory does not grow with its height.
@@ -10,6 +10,7 @@ of rows as its windows are done, so that memory does not grow with its height.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -23,7 +24,12 @@ from runtime import autocast
 
 STRIDE = 32  # the networks' sides must be multiples of it
 CPU_PIXELS = 300_000  # of a batch that a processor's caches still hold; bigger ones take half as long again an image
+BLOCK = 4096  # columns of an image that are worked off together
 WAITING = 2**30  # bytes of small images that may wait for others of their size
+
+
+# the whole image's (K, H, W), the part's top row and left column, and the part, (K, h, w) float32
+Part = tuple[tuple[int, int, int], tuple[int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -103,17 +109,17 @@ def tta_views(kind: Literal["none", "mirror", "flips", "d4"]) -> list:
 
 def predict_images(
     predictor: Predictor | Members, images: Iterable[tuple[str, np.ndarray]]
-) -> Iterator[tuple[str, tuple[int, int, int], int, np.ndarray]]:
-    """Answer `(image_id, (C, H, W) float32)` with `(image_id, whole shape, top row, (K, h, W) float32)` bands.
+) -> Iterator[tuple[str, *Part]]:
+    """Answer `(image_id, (C, H, W) float32)` with `(image_id, whole shape, (top, left), (K, h, w) float32)` parts.
 
-    Images that fit the window come back as one band each, in batches of like size and so not in order; larger ones in
-    bands from top to bottom.
+    Images that fit the window come back as one part each, in batches of like size and so not in order; larger ones in
+    bands from top to bottom, and very wide ones in several such columns. The part at the bottom right is the last.
     """
     window, waiting, room = predictor.settings.window, defaultdict(list), WAITING
     for image_id, image in images:
         if max(image.shape[-2:]) > window:
-            for shape, top, band in slide(predictor, image):
-                yield image_id, shape, top, band
+            for part in slide(predictor, image):
+                yield image_id, *part
             continue
         queue = waiting[image.shape]
         queue.append((image_id, image))
@@ -126,31 +132,48 @@ def predict_images(
         yield from _answer_batch(predictor, queue)
 
 
-def slide(predictor: Predictor | Members, image: np.ndarray) -> Iterator[tuple[tuple[int, int, int], int, np.ndarray]]:
-    """Slide a window over `(C, H, W)`, blend the answers by smooth weights, yield bands of rows that are complete."""
+def slide(predictor: Predictor | Members, image: np.ndarray) -> Iterator[Part]:
+    """Slide a window over `(C, H, W)`, blend the answers by smooth weights, yield parts as they are complete.
+
+    A very wide image is worked off in blocks of columns, each from top to bottom, so that memory grows with neither
+    side; the windows between two blocks are asked for both.
+    """
     settings = predictor.settings
     height, width = image.shape[-2:]
     rows, columns = (window_starts(side, settings.window, settings.overlap) for side in (height, width))
     tall, wide = min(settings.window, height), min(settings.window, width)
     weight = smooth_weight(tall, wide)
-    total, weights, start = None, np.zeros((tall, width), np.float32), 0
-    for row, next_row in zip(rows, [*rows[1:], height], strict=True):
-        for first in range(0, len(columns), settings.batch_size):
-            lefts = columns[first : first + settings.batch_size]
-            tiles = np.stack([image[:, row : row + tall, left : left + wide] for left in lefts])
-            answers = predictor(torch.from_numpy(tiles)).cpu().numpy()
-            if total is None:
-                total = np.zeros((answers.shape[1], tall, width), np.float32)
-            for left, answer in zip(lefts, answers, strict=True):
-                total[:, :, left : left + wide] += answer * weight
-                weights[:, left : left + wide] += weight
-        done = next_row - start
-        yield (len(total), height, width), start, total[:, :done] / weights[:done]
-        # rows below stay: the next windows add to them
-        for sums in (total, weights[None]):
-            sums[:, : tall - done] = sums[:, done:]
-            sums[:, tall - done :] = 0.0
-        start = next_row
+    for left, right in block_edges(columns, width):
+        lefts = [column for column in columns if left - wide < column < right]
+        first, end = lefts[0], lefts[-1] + wide
+        total, weights, start = None, np.zeros((tall, end - first), np.float32), 0
+        for row, next_row in zip(rows, [*rows[1:], height], strict=True):
+            strip = image[:, row : row + tall, first:end]
+            for number in range(0, len(lefts), settings.batch_size):
+                places = [column - first for column in lefts[number : number + settings.batch_size]]
+                tiles = np.stack([strip[:, :, place : place + wide] for place in places])
+                answers = predictor(torch.from_numpy(tiles)).cpu().numpy()
+                if total is None:
+                    total = np.zeros((answers.shape[1], tall, end - first), np.float32)
+                for place, answer in zip(places, answers, strict=True):
+                    total[:, :, place : place + wide] += answer * weight
+                    weights[:, place : place + wide] += weight
+            done, mine = next_row - start, slice(left - first, right - first)
+            yield (len(total), height, width), (start, left), total[:, :done, mine] / weights[:done, mine]
+            # rows below stay: the next windows add to them
+            for sums in (total, weights[None]):
+                sums[:, : tall - done] = sums[:, done:]
+                sums[:, tall - done :] = 0.0
+            start = next_row
+
+
+def block_edges(columns: list[int], width: int) -> list[tuple[int, int]]:
+    """Cut the columns of an image into blocks of about BLOCK, each of which begins with a window."""
+    edges = [0]
+    for column in columns[1:]:
+        if column - edges[-1] >= BLOCK:
+            edges.append(column)
+    return list(pairwise([*edges, width]))
 
 
 def window_starts(side: int, window: int, overlap: float) -> list[int]:
@@ -171,7 +194,12 @@ def smooth_weight(height: int, width: int) -> np.ndarray:
 def _answer_batch(predictor: Predictor, batch: list[tuple[str, np.ndarray]]) -> Iterator[tuple]:
     answers = predictor(torch.from_numpy(np.stack([image for _, image in batch]))).cpu().numpy()
     for (image_id, _), answer in zip(batch, answers, strict=True):
-        yield image_id, answer.shape, 0, answer
+        yield image_id, answer.shape, (0, 0), answer
+
+
+def is_last(shape: tuple[int, int, int], place: tuple[int, int], part: np.ndarray) -> bool:
+    """Whether a part is the one at the bottom right of an image of this shape."""
+    return (place[0] + part.shape[1], place[1] + part.shape[2]) == shape[1:]
 
 
 def _pad(images: Tensor, bottom: int, right: int) -> Tensor:

@@ -71,22 +71,21 @@ def write_stores(
     from tqdm import tqdm
 
     from engine import read_inputs
-    from inference import predict_images
+    from inference import is_last, predict_images
     from stores import ProbabilityWriter
 
     sinks = {}
     with ExitStack() as stack:
         writers = [stack.enter_context(ProbabilityWriter(store)) for store in stores]
         progress = stack.enter_context(tqdm(total=len(images), desc=title, leave=False, dynamic_ncols=True))
-        for image_id, (channels, height, width), top, band in predict_images(
-            predictor, read_inputs(config, paths, images, patch)
-        ):
+        inputs = read_inputs(config, paths, images, patch)
+        for image_id, shape, place, part in predict_images(predictor, inputs):
             if image_id not in sinks:
-                shape = (channels // len(stores), height, width)
-                sinks[image_id] = [writer.create(image_id, shape) for writer in writers]
-            for sink, answer in zip(sinks[image_id], np.split(band, len(stores)), strict=True):
-                sink.write(top, answer)
-            if top + band.shape[1] == height:
+                one = (shape[0] // len(stores), *shape[1:])
+                sinks[image_id] = [writer.create(image_id, one) for writer in writers]
+            for sink, answer in zip(sinks[image_id], np.split(part, len(stores)), strict=True):
+                sink.write(place, answer)
+            if is_last(shape, place, part):
                 del sinks[image_id]
                 progress.update()
     print(f"{title}: {len(images)} images")
@@ -190,7 +189,7 @@ def write_members(config: Config, paths: Paths, images: "Sequence[ImageFile]", s
     from tqdm import tqdm
 
     from engine import read_inputs
-    from inference import Members, predict_images
+    from inference import Members, is_last, predict_images
     from stores import ProbabilityWriter, dequantise, quantise
 
     rounds = member_rounds(config)
@@ -203,11 +202,11 @@ def write_members(config: Config, paths: Paths, images: "Sequence[ImageFile]", s
         ProbabilityWriter(store) as writer,
         tqdm(total=len(images), desc="images", leave=False, dynamic_ncols=True) as progress,
     ):
-        for image_id, (channels, *size), top, band in predict_images(Members(tuple(predictors)), inputs):
+        for image_id, shape, place, part in predict_images(Members(tuple(predictors)), inputs):
             if image_id not in sinks:
-                sinks[image_id] = writer.create(image_id, (channels // len(places), *size))
-            answers = dequantise(quantise(band)).reshape(len(places), -1, *band.shape[1:])
-            sinks[image_id].write(top, blend(answers, weights, config.ensemble.mean, exclusive))
-            if top + band.shape[1] == size[0]:
+                sinks[image_id] = writer.create(image_id, (shape[0] // len(places), *shape[1:]))
+            answers = dequantise(quantise(part)).reshape(len(places), -1, *part.shape[1:])
+            sinks[image_id].write(place, blend(answers, weights, config.ensemble.mean, exclusive))
+            if is_last(shape, place, part):
                 del sinks[image_id]
                 progress.update()

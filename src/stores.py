@@ -53,7 +53,7 @@ class ProbabilityWriter:
             _write_json(self._folder / ".zattrs", {"image_ids": self._ids})
 
     def create(self, image_id: str, shape: tuple[int, int, int]) -> "BandSink":
-        """Add an image of `(C, H, W)` whose rows follow in any order through the sink's `write`."""
+        """Add an image of `(C, H, W)` whose parts follow in any order through the sink's `write`."""
         rows = max(1, min(shape[1], CHUNK // max(1, shape[0] * shape[2])))
         folder = self._folder / f"{len(self._ids):06d}"
         folder.mkdir()
@@ -64,21 +64,22 @@ class ProbabilityWriter:
 
     def add(self, image_id: str, probabilities: np.ndarray) -> None:
         """Add a whole image, `(C, H, W) float32`."""
-        self.create(image_id, probabilities.shape).write(0, probabilities)
+        self.create(image_id, probabilities.shape).write((0, 0), probabilities)
 
 
 @dataclass(frozen=True)
 class BandSink:
-    """Rows of one image of a store."""
+    """One image of a store, filled part by part."""
 
     folder: Path
     shape: tuple[int, int, int]
     rows: int  # of a chunk
 
-    def write(self, top: int, probabilities: np.ndarray) -> None:
-        """Write `(C, h, W) float32` at row `top`. Raises ValueError where a value is not finite."""
+    def write(self, place: tuple[int, int], probabilities: np.ndarray) -> None:
+        """Write `(C, h, w) float32` at `(top, left)`. Raises ValueError where a value is not finite."""
         from numcodecs import blosc
 
+        top, left = place
         band, bottom = quantise(probabilities), top + probabilities.shape[1]
         for number in range(top // self.rows, -(-bottom // self.rows)):
             start, path = number * self.rows, _chunk_file(self.folder, number)
@@ -87,7 +88,7 @@ class BandSink:
                 chunk = _read_chunk(path, (self.shape[0], self.rows, self.shape[2]))
             else:
                 chunk = np.zeros((self.shape[0], self.rows, self.shape[2]), np.uint8)
-            chunk[:, first - start : last - start] = band[:, first - top : last - top]
+            chunk[:, first - start : last - start, left : left + band.shape[2]] = band[:, first - top : last - top]
             path.write_bytes(blosc.compress(chunk, b"zstd", BLOSC["clevel"], blosc.NOSHUFFLE))
 
 

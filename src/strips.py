@@ -29,7 +29,8 @@ TILE = 256  # a side of the tiles that are written
 class Strips:
     """`(C, H, W) float32`, normalised, of which `image[:, top:bottom, left:right]` is read when it is asked for.
 
-    A row is decoded once where the windows are asked for from top to bottom; only their rows are in memory.
+    A row is decoded once where the windows are asked for from top to bottom and are of the same columns; only their
+    rows are in memory.
     """
 
     path: Path
@@ -38,22 +39,23 @@ class Strips:
     step: int  # rows that are decoded together
     _file: Any
     _top: int = 0
+    _columns: tuple[int, int] = (0, 0)
     _rows: np.ndarray | None = field(default=None, repr=False)
 
     def __getitem__(self, window: tuple[slice, slice, slice]) -> np.ndarray:
         _, rows, columns = window
         top, bottom, _ = rows.indices(self.shape[1])
-        self._read(top, bottom)
-        tile = self._rows[top - self._top : bottom - self._top, columns]
+        self._read(top, bottom, columns.indices(self.shape[2])[:2])
+        tile = self._rows[top - self._top : bottom - self._top]
         mean, std = np.float32(self.settings.mean), np.float32(self.settings.std)
         if tile.dtype == np.uint8:
             return normalise(tile, mean, std, 255.0)
         return normalise(tile.astype(np.float32) / full_scale(tile), mean, std, 1.0)
 
-    def _read(self, top: int, bottom: int) -> None:
+    def _read(self, top: int, bottom: int, columns: tuple[int, int]) -> None:
         """Hold the rows from `top` to `bottom` at least, without decoding again what is held."""
-        if self._rows is None or top < self._top:
-            self._top = top - top % self.step
+        if self._rows is None or top < self._top or columns != self._columns:
+            self._top, self._columns = top - top % self.step, columns
             self._rows = self._decode(self._top, self._top)
         end = self._top + len(self._rows)
         if bottom > end:
@@ -64,7 +66,7 @@ class Strips:
 
     def _decode(self, top: int, bottom: int) -> np.ndarray:
         with readable(self.path):
-            rows = self._file[top:bottom]
+            rows = self._file[top:bottom, slice(*self._columns)]
         return fit_channels(rows if rows.ndim == 3 else rows[..., None], self.shape[0], self.path)
 
 

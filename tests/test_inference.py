@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import inference
 from config import Predict
-from inference import Predictor, predict_images, slide, smooth_weight, tta_views, window_starts
+from inference import Predictor, is_last, predict_images, slide, smooth_weight, tta_views, window_starts
 
 CPU = torch.device("cpu")
 
@@ -42,22 +42,29 @@ def random_image(height: int, width: int, channels: int = 2, seed: int = 0) -> n
 
 @pytest.mark.parametrize(("height", "width"), [(64, 65), (65, 64), (131, 97), (200, 33), (20, 150), (64, 640)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.9])
-def test_an_identity_comes_back_whole(height: int, width: int, overlap: float) -> None:
+@pytest.mark.parametrize("block", [1, 150, 4096])
+def test_an_identity_comes_back_whole(
+    height: int, width: int, overlap: float, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "BLOCK", block)
     image = random_image(height, width)
     predictor = make_predictor(lambda images: images, overlap=overlap)
-    rows = np.zeros(height, int)
+    filled, last = np.zeros((height, width), int), []
     answer = np.full(image.shape, np.nan, np.float32)
-    for shape, top, band in slide(predictor, image):
+    for shape, (top, left), part in slide(predictor, image):
         assert shape == (2, height, width)
-        rows[top : top + band.shape[1]] += 1
-        answer[:, top : top + band.shape[1]] = band
-    assert (rows == 1).all()
+        place = slice(top, top + part.shape[1]), slice(left, left + part.shape[2])
+        filled[place] += 1
+        answer[:, *place] = part
+        last.append(is_last(shape, (top, left), part))
+    assert (filled == 1).all()
+    assert last == [*[False] * (len(last) - 1), True]
     np.testing.assert_allclose(answer, sigmoid(image), atol=1e-6)
 
 
 def test_bands_come_from_top_to_bottom() -> None:
     predictor = make_predictor(lambda images: images, overlap=0.99, window=32)
-    tops = [(top, band.shape[1]) for _, top, band in slide(predictor, random_image(40, 40))]
+    tops = [(top, band.shape[1]) for _, (top, _), band in slide(predictor, random_image(40, 40))]
     assert [top for top, _ in tops] == np.cumsum([0, *(rows for _, rows in tops[:-1])]).tolist()
     assert all(rows for _, rows in tops)
 
@@ -98,8 +105,8 @@ def test_seams_are_blended() -> None:
 def test_small_images_are_padded_and_not_distorted() -> None:
     image = random_image(45, 37)
     predictor = make_predictor(lambda images: images)
-    ((image_id, shape, top, answer),) = list(predict_images(predictor, [("a", image)]))
-    assert (image_id, shape, top) == ("a", (2, 45, 37), 0)
+    ((image_id, shape, place, answer),) = list(predict_images(predictor, [("a", image)]))
+    assert (image_id, shape, place) == ("a", (2, 45, 37), (0, 0))
     np.testing.assert_allclose(answer, sigmoid(image), atol=1e-6)
     assert predictor.model.shapes == [(1, 2, 64, 64)]
     seen: list[Tensor] = []
@@ -193,7 +200,7 @@ def test_batches_hold_images_of_one_size() -> None:
     images = [(str(number), random_image(*size, seed=number)) for number, size in enumerate(sizes)]
     predictor = make_predictor(lambda images: images)
     answers: dict[str, np.ndarray] = {}
-    for image_id, shape, top, band in predict_images(predictor, iter(images)):
+    for image_id, shape, (top, _), band in predict_images(predictor, iter(images)):
         assert shape[1:] == sizes[int(image_id)]
         answers.setdefault(image_id, np.zeros(shape, np.float32))[:, top : top + band.shape[1]] = band
     assert set(answers) == {image_id for image_id, _ in images}
@@ -219,11 +226,12 @@ def test_images_of_many_sizes_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) ->
     assert most <= 12
 
 
-def test_memory_does_not_grow_with_height() -> None:
+def test_memory_grows_with_neither_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy's memory is traced; the network answers with torch's, which is one batch of windows."""
-    width, window = 256, 64
+    window = 64
+    monkeypatch.setattr(inference, "BLOCK", 256)
     peaks = []
-    for height in (512, 4096):
+    for height, width in ((512, 256), (4096, 256), (512, 4096)):
         image = np.zeros((1, height, width), np.float32)
         predictor = make_predictor(lambda images: images[:, :1], window=window, batch_size=2)
         tracemalloc.start()
@@ -231,6 +239,7 @@ def test_memory_does_not_grow_with_height() -> None:
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    rows = 4 * width * window  # bytes of one window's rows of the answer
     assert peaks[1] < 1.3 * peaks[0]
+    assert peaks[2] < 2.5 * peaks[0], "a block and the windows that reach over its sides"
+    rows = 4 * 256 * window  # bytes of one window's rows of the answer
     assert peaks[1] < 6 * rows  # the sums, their weights, each while it is moved up by a band
