@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from artifacts import Paths
+from augmentations import apply_geometry, apply_photometry, make_recipe
 from config import IGNORE_INDEX, Config, Image, Train
 from errors import UserError
 from images import full_scale, read_image, read_mask, resize_label
@@ -26,13 +27,10 @@ from runtime import derive_seed
 from stores import ProbabilityStore
 from transforms import (
     UNKNOWN_INSTANCE,
-    apply_geometry,
-    apply_photometry,
     cut_centre,
     cut_window,
     draw_window,
     instance_classes,
-    make_recipe,
     normalise,
     resize_image,
     shrink_sparse,

@@ -18,7 +18,7 @@ FLOORS = (
     "records competitions digits runs settings disk",
     "rle losses metrics runtime strata tables terrain districts unet decoders",
     "artifacts matching surfaces",
-    "cli stages images detections stores transforms scenes microct rules zips kaggle_site",
+    "cli stages images detections stores transforms augmentations scenes microct rules zips kaggle_site",
     "faults archives index labels points models inference postprocess scoring strips",
     "formats fitting pseudo predictions pictures answers",
     "dataset semi folders contests sheets trouble",

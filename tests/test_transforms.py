@@ -4,18 +4,16 @@ import cv2
 import numpy as np
 import pytest
 
+from augmentations import apply_geometry, apply_photometry, make_recipe
 from config import Augment, Image
 from images import resize_label
 from transforms import (
     UNKNOWN_INSTANCE,
     Window,
-    apply_geometry,
-    apply_photometry,
     cut_centre,
     cut_window,
     draw_window,
     instance_classes,
-    make_recipe,
     normalise,
     resize_image,
     statistics,
