@@ -1,6 +1,7 @@
 """make_submission.py: joined on ids whatever their order, in the sample's order, with where it came from beside it."""
 
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from helpers import fail, open_workspace, run, write_config
 
-from artifacts import Paths, read_json, write_json
+from artifacts import TOP, Paths, read_json, write_json
 from formats import find_format, read_labels, validate_submission
 from index import COLUMNS
 from stores import ProbabilityWriter
@@ -146,3 +147,13 @@ def test_what_is_missing_is_named(
     paths.scores.unlink()
     assert "scores.json: missing" in fail("make_submission", tmp_path, monkeypatch=monkeypatch, capsys=capsys)
     assert not paths.submission.exists()
+
+
+def test_what_is_committed_stands_in_no_runs_way() -> None:
+    """A submission may lie in a clone, but not what it was made from: a stage made with other settings is refused."""
+    if not (TOP / ".git").exists():
+        pytest.skip("no clone of git's, so nothing is committed")
+    listed = subprocess.run(["git", "ls-files", "submissions", "folds", "runs", "data", "reports"],
+        cwd=TOP, capture_output=True, text=True, check=True).stdout.splitlines()  # fmt: skip
+    assert "submissions/dubai.csv" in listed
+    assert not [one for one in listed if one.endswith(".json")]
