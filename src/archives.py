@@ -8,14 +8,12 @@ a value is its own class.
 """
 
 import difflib
+import errno
 import io
-import lzma
 import re
 import shutil
-import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +30,7 @@ from errors import UserError
 from images import TIFF, image_size, pack_colours, read_label_file
 from tables import find_format
 from yamls import read_yaml
+from zips import BROKEN
 
 Size = tuple[int, int]  # (height, width)
 
@@ -164,7 +163,9 @@ def _files(path: Path) -> Iterator[Iterator[tuple[str, Callable[[], Path]]]]:
         raise UserError(f"{path}: no such folder or zip")
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError) as error:
+    except (*BROKEN, RuntimeError, OSError) as error:
+        if not _is_to_blame(error):
+            raise
         raise UserError(f"{path}: not a zip ({error}); send a zip or a folder of masks") from None
     with archive, tempfile.TemporaryDirectory() as folder:
         entries = sorted((one for one in archive.infolist() if not one.is_dir()), key=lambda one: one.filename)
@@ -179,9 +180,16 @@ def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> P
     try:
         with archive.open(entry) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (*BROKEN, RuntimeError, OSError) as error:
+        if not _is_to_blame(error):
+            raise
         raise ValueError(f"cannot be unpacked ({error})") from None
     return target
+
+
+def _is_to_blame(error: Exception) -> bool:
+    """Whether the zip is at fault, with an offset or a name that cannot be, and not a full disk or its rights."""
+    return not isinstance(error, OSError) or error.errno in (errno.EINVAL, errno.ENAMETOOLONG)
 
 
 @contextmanager

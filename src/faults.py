@@ -198,10 +198,13 @@ def _misplaced(
     expected: Iterable[Key], found: Mapping[Key, int], fmt: TableFormat, words: Mapping[str, int]
 ) -> list[str]:
     """The first row out of the sample's order, where rows have one."""
-    answered = [key for key in expected if key in found]
-    # the file may have rows that the sample lacks, a fault of their own
-    for (key, number), wanted in zip(found.items(), answered, strict=False):
-        if fmt.rows not in INSTANCES and key != wanted:
+    if fmt.rows in INSTANCES:
+        return []
+    answered = dict.fromkeys(key for key in expected if key in found)
+    given = [key for key in found if key in answered]  # rows that the sample lacks are a fault of their own
+    for key, wanted in zip(given, answered, strict=True):
+        if key != wanted:
+            number = found[key]
             return [f"row {number}: {named(key, words)} stands where the sample has {named(wanted, words)}"]
     return []
 

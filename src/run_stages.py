@@ -46,11 +46,8 @@ def main(args: argparse.Namespace) -> None:
         taken.append(time.monotonic() - before)
         if code:
             again = "the same command without --fresh" if args.fresh else "the same command"
-            stage = " ".join([script, *arguments])
-            print(
-                f"run.sh: stage {number}, {stage}, failed (exit code {code}); once mended, {again} goes on from there",
-                file=sys.stderr,
-            )
+            said = f"stage {number}, {' '.join([script, *arguments])}, failed (exit code {code})"
+            print(f"run_stages.py: {said}; once mended, {again} goes on from there", file=sys.stderr)
             sys.exit(code)
     print(f"done in {show_clock(time.monotonic() - start)}\n")
     sys.exit(run_stage("evaluate.py", [*shared, "--print"]))

@@ -10,6 +10,7 @@ than a small image's prediction.
 """
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -52,15 +53,15 @@ class ProbabilityWriter:
                 raise failure[1]
             _write_json(self._folder / ".zattrs", {"image_ids": self._ids})
 
-    def create(self, image_id: str, shape: tuple[int, int, int]) -> "BandSink":
-        """Add an image of `(C, H, W)` whose parts follow in any order through the sink's `write`."""
+    def create(self, image_id: str, shape: tuple[int, int, int]) -> "StoredImage":
+        """Add an image of `(C, H, W)` whose parts follow in any order through its `write`."""
         rows = max(1, min(shape[1], CHUNK // max(1, shape[0] * shape[2])))
         folder = self._folder / f"{len(self._ids):06d}"
         folder.mkdir()
         layout = {"shape": shape, "chunks": (shape[0], rows, shape[2]), "dtype": "|u1", "order": "C", "zarr_format": 2}
         _write_json(folder / ".zarray", layout | {"compressor": BLOSC, "filters": None, "fill_value": 0})
         self._ids.append(image_id)
-        return BandSink(folder, shape, rows)
+        return StoredImage(folder, shape, rows)
 
     def add(self, image_id: str, probabilities: np.ndarray) -> None:
         """Add a whole image, `(C, H, W) float32`."""
@@ -68,42 +69,48 @@ class ProbabilityWriter:
 
 
 @dataclass(frozen=True)
-class BandSink:
-    """One image of a store, filled part by part."""
+class StoredImage:
+    """One image as it lies on the disk: `(C, H, W) uint8`, 255 meaning 1, in chunks of rows."""
 
     folder: Path
     shape: tuple[int, int, int]
     rows: int  # of a chunk
 
     def write(self, place: tuple[int, int], probabilities: np.ndarray) -> None:
-        """Write `(C, h, w) float32` at `(top, left)`. Raises ValueError where a value is not finite."""
+        """Write a part, `(C, h, w) float32`, at `(top, left)`. Raises ValueError where a value is not finite."""
         from numcodecs import blosc
 
         top, left = place
-        band, bottom = quantise(probabilities), top + probabilities.shape[1]
+        part, bottom = quantise(probabilities), top + probabilities.shape[1]
         for number in range(top // self.rows, -(-bottom // self.rows)):
-            start, path = number * self.rows, _chunk_file(self.folder, number)
+            start, path = number * self.rows, self._file(number)
             first, last = max(top, start), min(bottom, start + self.rows)
-            if path.exists():
-                chunk = _read_chunk(path, (self.shape[0], self.rows, self.shape[2]))
-            else:
-                chunk = np.zeros((self.shape[0], self.rows, self.shape[2]), np.uint8)
-            chunk[:, first - start : last - start, left : left + band.shape[2]] = band[:, first - top : last - top]
+            chunk = self._read(path) if path.exists() else np.zeros(self._chunk, np.uint8)
+            chunk[:, first - start : last - start, left : left + part.shape[2]] = part[:, first - top : last - top]
             path.write_bytes(blosc.compress(chunk, b"zstd", BLOSC["clevel"], blosc.NOSHUFFLE))
 
-
-@dataclass(frozen=True)
-class StoredArray:
-    """One image as it lies on the disk: `(C, H, W) uint8`, 255 meaning 1."""
-
-    folder: Path
-    shape: tuple[int, int, int]
-    rows: int  # of a chunk
-
     def bands(self) -> Iterator[np.ndarray]:
+        """Its chunks from top to bottom. Raises ValueError where one is of another size."""
         for number in range(-(-self.shape[1] // self.rows)):
-            chunk = _read_chunk(_chunk_file(self.folder, number), (self.shape[0], self.rows, self.shape[2]))
-            yield chunk[:, : self.shape[1] - number * self.rows]
+            yield self._read(self._file(number))[:, : self.shape[1] - number * self.rows]
+
+    @property
+    def _chunk(self) -> tuple[int, int, int]:
+        return self.shape[0], self.rows, self.shape[2]
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"0.{number}.0"
+
+    def _read(self, path: Path) -> np.ndarray:
+        from numcodecs import blosc
+
+        packed, size = path.read_bytes(), math.prod(self._chunk)
+        # a Blosc header says at its bytes 4 and 12 how long the chunk is, unpacked and packed
+        if len(packed) < 16 or struct.unpack_from("<I4xI", packed, 4) != (size, len(packed)):
+            raise ValueError(f"{path.name} is not a chunk of {self._chunk}")
+        chunk = np.empty(self._chunk, np.uint8)
+        blosc.decompress(packed, chunk)
+        return chunk
 
 
 class ProbabilityStore:
@@ -128,7 +135,7 @@ class ProbabilityStore:
     def raw(self, image_id: str) -> np.ndarray:
         """One image's `(C, H, W) uint8`, 255 meaning 1."""
         with self._array(image_id) as array:
-            check_memory(int(np.prod(array.shape, dtype=np.float64)), f"probabilities of {array.shape}")
+            check_memory(math.prod(array.shape), f"probabilities of {array.shape}")
             parts = list(array.bands())
             return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
@@ -147,7 +154,7 @@ class ProbabilityStore:
             return array.shape
 
     @contextmanager
-    def _array(self, image_id: str) -> Iterator[StoredArray]:
+    def _array(self, image_id: str) -> Iterator[StoredImage]:
         """One image as it lies on the disk; its bytes are unpacked within the block alone."""
         if image_id not in self._position:
             raise UserError(f"{self.path}: no image {image_id!r}; its predictions are of other data, predict again")
@@ -162,7 +169,7 @@ class ProbabilityStore:
                 raise ValueError(f"image {image_id!r} is no array of probabilities")
             if layout["filters"] or layout["compressor"] != BLOSC:
                 raise ValueError(f"image {image_id!r} is packed in a way of its own")
-            yield StoredArray(folder, tuple(shape), chunks[1])
+            yield StoredImage(folder, tuple(shape), chunks[1])
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -170,23 +177,6 @@ class ProbabilityStore:
             yield
         except (ValueError, LookupError, TypeError, RuntimeError, OSError) as error:
             raise UserError(f"{self.path}: no store of predictions ({error}); delete it and predict again") from error
-
-
-def _chunk_file(folder: Path, number: int) -> Path:
-    return folder / f"0.{number}.0"
-
-
-def _read_chunk(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """A chunk of this shape. Raises ValueError where it is of another size."""
-    from numcodecs import blosc
-
-    packed, size = path.read_bytes(), int(np.prod(shape, dtype=np.float64))
-    # a Blosc header says at its bytes 4 and 12 how long the chunk is, unpacked and packed
-    if len(packed) < 16 or struct.unpack_from("<I4xI", packed, 4) != (size, len(packed)):
-        raise ValueError(f"{path.name} is not a chunk of {shape}")
-    chunk = np.empty(shape, np.uint8)
-    blosc.decompress(packed, chunk)
-    return chunk
 
 
 def _read_json(path: Path) -> Any:

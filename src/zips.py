@@ -77,7 +77,7 @@ def _unpack_one(archive: Path, folder: Path) -> list[Path]:
             return inner
     except BROKEN as error:
         raise UserError(f"{archive}: broken at {entry!r} ({error}); delete it and download it again") from None
-    except (NotImplementedError, RuntimeError) as error:  # an unknown compression, a password
+    except RuntimeError as error:  # an unknown compression, a password
         raise UserError(f"{archive}: cannot read {entry!r} ({error}); unpack it by hand") from None
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL):

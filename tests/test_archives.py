@@ -1,5 +1,6 @@
 """Files of masks: every competition's folder or zip as another reader sees it, and each kind of bad one."""
 
+import errno
 import io
 import zipfile
 from pathlib import Path
@@ -164,6 +165,19 @@ def faults_or_message(path: Path, fmt: ArchiveFormat) -> list[str]:
         return validate_archive(path, fmt, None)
     except UserError as error:
         return [str(error)]
+
+
+def test_a_full_disk_is_not_the_archives_fault(tmp_path, monkeypatch):
+    path = tmp_path / "out.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("austin1.tif", b"x")
+
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("archives.shutil.copyfileobj", fill)
+    with pytest.raises(OSError, match="No space left"):
+        validate_archive(path, ARCHIVES["inria"], None)
 
 
 def test_a_path_in_a_zip_cannot_leave_it(tmp_path):

@@ -487,6 +487,7 @@ def test_a_submission_is_validated_against_its_sample(tmp_path):
     assert check("id,rle\nb,\na,2 1\n") == []
     assert check("id,rle\na,2 1\nb,\n") == ["row 2: id 'a' stands where the sample has id 'b'"]
     assert check("id,rle\nb,\n") == ["row 2: the table ends with no row for id 'a'"]
+    assert check("id,rle\nc,\nb,\na,\n") == ["row 2: id 'c' is not among the images to predict"]
     assert check("id,rle\nb,\na,\nc,\n") == ["row 4: id 'c' is not among the images to predict"]
 
 

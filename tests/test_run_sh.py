@@ -15,7 +15,7 @@ import pytest
 
 from artifacts import TOP, Paths
 from settings import parse_config
-from stages import list_stages, stage_work, time_left
+from stages import list_stages
 
 STAGE = """\
 import json, os, sys
@@ -71,49 +71,10 @@ def notes(house: Path) -> list[list[str]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def stages_of(**values: object) -> list[str]:
-    return [" ".join(stage) for stage in list_stages(parse_config({"name": "fields"} | values))]
-
-
-def test_the_stages_of_one_round() -> None:
-    assert stages_of(predict={"tta": "none"}) == [
-        "prepare.py",
-        "make_folds.py",
-        "train.py --round 0",
-        "predict.py --round 0",
-        "ensemble.py",
-        "evaluate.py",
-        "make_report.py",
-    ]
-
-
-def test_the_stages_of_several_rounds() -> None:
-    rounds = [{}, {"phase": "joint", "pseudo": {}}, {"phase": "joint", "consistency": {}}, {"phase": "finetune"}]
-    assert stages_of(rounds=rounds, data={"test": "test/{id}.png"})[2:] == [
-        "train.py --round 0",
-        "predict.py --round 0",
-        "make_pseudo_labels.py --round 1",
-        "train.py --round 1",
-        "predict.py --round 1",
-        "train.py --round 2",
-        "predict.py --round 2",
-        "train.py --round 3",
-        "predict.py --round 3",
-        "ensemble.py",
-        "evaluate.py",
-        "make_submission.py",
-        "make_report.py",
-    ]
-
-
-def test_images_without_a_label_can_be_the_test_set() -> None:
-    assert "make_submission.py" in stages_of(data={"labels": {"without_label": "test"}})
-    assert "make_submission.py" not in stages_of(data={"labels": {"without_label": "unlabelled"}})
-
-
 def test_every_stage_is_a_script() -> None:
     rounds = [{}, {"phase": "joint", "pseudo": {}}]
-    named = {one.split()[0] for one in stages_of(rounds=rounds, data={"test": "a/{id}.png"})}
+    config = parse_config({"name": "fields", "rounds": rounds, "data": {"test": "a/{id}.png"}})
+    named = {script for script, *_ in list_stages(config)}
     assert {f"{name}.py" for name in STAGES} == named
 
 
@@ -152,6 +113,15 @@ def test_a_stage_is_a_process_of_its_own(house: Path) -> None:
     assert "stage 3, train.py --round 0, failed (exit code 137); once mended" in answer.stderr
 
 
+def test_where_no_process_can_be_forked_each_stage_is_started(house: Path) -> None:
+    runner = house / "src" / "run_stages.py"
+    runner.write_text(re.sub("^FORKS = .*$", "FORKS = False", runner.read_text(), flags=re.M))
+    answer = run(house, FAILS="predict.py")
+    assert answer.returncode == 7
+    assert [note[0] for note in notes(house)] == ["prepare.py", "make_folds.py", "train.py", "predict.py"]
+    assert "loading" not in answer.stdout, "each loads what it needs"
+
+
 def test_the_list_is_for_a_scheduler(house: Path) -> None:
     command = [sys.executable, str(house / "src" / "run_stages.py"), "--list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -173,50 +143,6 @@ def test_what_is_left_is_told_once_like_stages_have_run(house: Path) -> None:
     assert re.fullmatch(r"\[5/15\] make_pseudo_labels.py --round 1  \(0:\d\d, more than 1 min left\)", lines[4])
 
 
-SAMPLE = [
-    (1.0, "prepare.py"),
-    (10.0, "train.py"),
-    (1.0, "predict.py"),
-    (20.0, "train.py"),
-    (1.0, "predict.py"),
-    (5.0, "train.py"),
-    (1.0, "predict.py"),
-]
-
-
-@pytest.mark.parametrize(
-    ("taken", "said"),
-    [
-        ([], ""),
-        ([30.0], ""),
-        ([30.0, 600.0], "more than 25 min left"),
-        ([30.0, 600.0, 60.0], "about 27 min left"),
-        ([30.0, 600.0, 60.0, 1800.0], "about 9 min left"),  # 30 units took 40 min
-        ([30.0, 600.0, 60.0, 1800.0, 60.0, 100.0], "about 1 min left"),
-        ([30.0, 6000.0, 60.0], "about 4 h 12 min left"),
-        ([30.0, 6.0, 60.0], "more than 2 min left"),  # trained before
-        ([30.0, 600.0, 60.0, 1200.0, 60.0, 300.0, 60.0], ""),
-    ],
-)
-def test_the_time_left_is_that_of_like_stages(taken: list[float], said: str) -> None:
-    assert time_left(SAMPLE, taken) == said
-
-
-def test_no_line_is_too_wide() -> None:
-    left = time_left([(1.0, "train.py")] * 12 + [(1.0, "predict.py")], [4300.0])
-    assert left == "more than 13 h 8 min left"
-    assert len(f"[12/14] make_pseudo_labels.py --round 10  (123:45, {left})") <= 80
-
-
-def test_a_training_is_worth_its_steps() -> None:
-    rounds = [{}, {"phase": "joint", "pseudo": {"share": 0.5}}, {"phase": "finetune", "train": {"epochs": 2}}]
-    config = parse_config({"name": "fields", "train": {"epochs": 10}, "rounds": rounds})
-    assert [stage_work(config, ["train.py", "--round", str(number)]) for number in range(3)] == [10, 20, 2]
-    assert stage_work(config, ["predict.py", "--round", "1"]) == 1
-    config = parse_config({"name": "fields", "train": {"epochs": 10, "steps_per_epoch": 7}, "rounds": rounds})
-    assert [stage_work(config, ["train.py", "--round", str(number)]) for number in range(3)] == [70, 70, 14]
-
-
 def test_arguments_reach_every_stage_as_they_were_given(house: Path, tmp_path: Path) -> None:
     config = tmp_path / "my fields.yaml"
     config.write_text("name: fields\n" + ROUNDS)
@@ -236,7 +162,8 @@ def test_a_failing_stage_ends_the_run_with_its_code_and_name(house: Path) -> Non
     assert answer.returncode == 7
     assert [note[0] for note in notes(house)] == ["prepare.py", "make_folds.py", "train.py", "predict.py"]
     said = (
-        "run.sh: stage 4, predict.py --round 0, failed (exit code 7); once mended, the same command goes on from there"
+        "run_stages.py: stage 4, predict.py --round 0, failed (exit code 7); once mended, "
+        "the same command goes on from there"
     )
     assert answer.stderr == said + "\n"
     assert "the same command without --fresh goes on" in run(house, "--fresh", FAILS="predict.py").stderr
