@@ -52,6 +52,7 @@ def validate_submission(
     words = class_words(fmt, classes, None)
     expected = None if sample is None else sample_keys(sample, fmt, words)
     images = {written_id(fmt, image_id): size for image_id, size in (sizes or {}).items()}
+    wanted = set(expected or ())
     known = {image_id for image_id, _ in expected} if expected is not None else None if sizes is None else images
     faults: list[str] = []
     found: dict[Key, int] = {}
@@ -63,6 +64,8 @@ def validate_submission(
                 key = row_key(fmt, words, number, row)
                 if known is not None and key[0] not in known:
                     raise ValueError(f"row {number}: id {key[0]!r} is not among the images to predict")
+                if expected is not None and fmt.rows not in INSTANCES and key not in wanted:
+                    raise ValueError(f"row {number}: the sample has no row for {named(key, words)}; leave it out")
                 if fmt.rows != "instance" and key in found:
                     raise ValueError(f"row {number}: {named(key, words)} occurs twice")
                 found.setdefault(key, number)
@@ -200,11 +203,9 @@ def _misplaced(
     """The first row out of the sample's order, where rows have one."""
     if fmt.rows in INSTANCES:
         return []
-    answered = dict.fromkeys(key for key in expected if key in found)
-    given = [key for key in found if key in answered]  # rows that the sample lacks are a fault of their own
-    for key, wanted in zip(given, answered, strict=True):
+    answered = [key for key in expected if key in found]
+    for (key, number), wanted in zip(found.items(), answered, strict=True):
         if key != wanted:
-            number = found[key]
             return [f"row {number}: {named(key, words)} stands where the sample has {named(wanted, words)}"]
     return []
 

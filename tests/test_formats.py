@@ -487,8 +487,15 @@ def test_a_submission_is_validated_against_its_sample(tmp_path):
     assert check("id,rle\nb,\na,2 1\n") == []
     assert check("id,rle\na,2 1\nb,\n") == ["row 2: id 'a' stands where the sample has id 'b'"]
     assert check("id,rle\nb,\n") == ["row 2: the table ends with no row for id 'a'"]
-    assert check("id,rle\nc,\nb,\na,\n") == ["row 2: id 'c' is not among the images to predict"]
     assert check("id,rle\nb,\na,\nc,\n") == ["row 4: id 'c' is not among the images to predict"]
+
+
+def test_a_class_that_the_sample_has_no_row_for_is_told(tmp_path):
+    fmt = TableFormat(columns={"id": "id", "class": "class", "rle": "rle"}, rows="image_class")
+    sample = table(tmp_path, "id,class,rle\nb,x,\nb,y,\na,x,\n", "sample.csv")
+    path = table(tmp_path, "id,class,rle\na,y,\nb,x,\nb,y,\na,x,\n")
+    faults = validate_submission(path, fmt, ["x", "y"], dict.fromkeys("ab", (2, 3)), sample)
+    assert faults == ["row 2: the sample has no row for id 'a', class 'y'; leave it out"]
 
 
 def test_a_submission_that_fails_its_own_check_is_not_written(tmp_path, monkeypatch):

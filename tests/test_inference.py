@@ -102,6 +102,20 @@ def test_seams_are_blended() -> None:
     assert np.abs(np.diff(band[0, 32])).max() < 0.05
 
 
+def test_blocks_are_blended_like_their_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network answers by the place in its window, so that an answer shows which windows it is made of."""
+    predictor = make_predictor(lambda images: images[:, :1] + torch.linspace(-3, 3, 64), window=64, overlap=0.5)
+    image, answers = random_image(70, 330), []
+    for block in (4096, 100, 1):
+        monkeypatch.setattr(inference, "BLOCK", block)
+        answer = np.full((1, 70, 330), np.nan, np.float32)
+        for _, (top, left), part in slide(predictor, image):
+            answer[:, top : top + part.shape[1], left : left + part.shape[2]] = part
+        answers.append(answer)
+    np.testing.assert_allclose(answers[1], answers[0], atol=1e-6)
+    np.testing.assert_allclose(answers[2], answers[0], atol=1e-6)
+
+
 def test_small_images_are_padded_and_not_distorted() -> None:
     image = random_image(45, 37)
     predictor = make_predictor(lambda images: images)
