@@ -81,6 +81,9 @@ def _annotation_entries(data: Record, columns: Mapping[str, str]) -> Iterator[Re
     if not all(map(_is_list_of_mappings, lists)):
         raise ValueError("images, annotations and categories are not lists of mappings")
     images, annotations, categories = lists
+    nameless = [place for place, one in enumerate(images, 1) if one.get("id") is None]
+    if nameless:
+        raise ValueError(f"image {nameless[0]} of the file has no id; give it one")
     key = {field: name for name, field in columns.items()}
     by_number = {json.dumps(one.get("id")): one for one in images}
     names = {json.dumps(one.get("id")): one.get("name") for one in categories}

@@ -317,6 +317,13 @@ LINES = st.lists(
 )
 
 
+def test_an_image_without_an_id_is_told(tmp_path):
+    path = tmp_path / "any.json"
+    path.write_text('{"images": [{"id": 1}, {}], "annotations": [{}]}')
+    with pytest.raises(UserError, match=r"any\.json row 1: image 2 of the file has no id; give it one"):
+        read_instances(path, "coco", CLASSES, {})
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     raw=st.lists(ENTRY, max_size=3).map(json.dumps)
