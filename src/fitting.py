@@ -34,7 +34,7 @@ class Fitted:
 def fit_parameters(config: Config, images: Iterable[tuple[int, np.ndarray, np.ndarray]]) -> Fitted:
     """Fit on `(fold, truth, probabilities (K, H, W) at the image's own size)`; one image is held at a time.
 
-    Binary and multilabel: a threshold and a smallest area a class. Instances: thresholds of foreground and marker and
+    Binary and multilabel: a threshold and a smallest area a class. Instances: threshold of foreground, neck and
     the smallest area. Multiclass: a scale a class.
     """
     start = starting_parameters(config)
@@ -96,11 +96,11 @@ def _choose(folds: list[int], scores: np.ndarray, candidates: list[Parameters]) 
 
 
 def _instance_candidates(start: Parameters) -> list[Parameters]:
-    foregrounds, markers, areas = (0.4, 0.5, 0.6, 0.7, 0.8), (0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (0, 15, 30, 50)
+    foregrounds, necks, areas = (0.4, 0.5, 0.6, 0.7, 0.8), (0.7, 0.75, 0.8, 0.85, 0.9), (0, 15, 30, 50)
     return [
-        replace(start, thresholds=(foreground,), marker_threshold=marker, min_areas=(area,))
+        replace(start, thresholds=(foreground,), neck=neck, min_areas=(area,))
         for foreground in foregrounds
-        for marker in markers
+        for neck in necks
         for area in areas
     ]
 

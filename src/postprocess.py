@@ -15,6 +15,8 @@ from skimage.segmentation import watershed
 
 from config import Config
 
+DEPTH_LEVELS = tuple(np.arange(0.1, 0.95, 0.1))  # of the probability of being inside
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -23,8 +25,7 @@ class Parameters:
     thresholds: tuple[float, ...] = (0.5,)  # one a class (binary, multilabel); instances: of the foreground
     min_areas: tuple[int, ...] = (0,)  # one a class; smaller connected parts are dropped
     class_scales: tuple[float, ...] = ()  # multiclass: each class's probability times this, before the best is taken
-    marker_threshold: float = 0.5  # instances: what is surely inside
-    marker_min_area: int = 10
+    neck: float = 0.8  # instances: touching ones part where they are at most so deep as the shallower one's middle
 
 
 def starting_parameters(config: Config) -> Parameters:
@@ -34,8 +35,7 @@ def starting_parameters(config: Config) -> Parameters:
         thresholds=(settings.threshold,) * classes,
         min_areas=(settings.min_area,) * classes,
         class_scales=(1.0,) * classes if config.task == "multiclass" else (),
-        marker_threshold=settings.marker_threshold,
-        marker_min_area=settings.marker_min_area,
+        neck=settings.neck,
     )
 
 
@@ -80,22 +80,42 @@ def drop_small(mask: np.ndarray, min_area: int) -> np.ndarray:
 def separate_instances(probabilities: np.ndarray, parameters: Parameters) -> np.ndarray:
     """Background/inside/border probabilities `(3, H, W)` → `(H, W) int32`: instances 1, 2, …
 
-    What is surely inside marks an instance; a watershed on the inside probability grows the marks to the foreground's
-    edge. A piece of foreground without a mark is an instance of its own, so that small ones are not lost.
+    Each middle of the inside marks an instance; a watershed on the depth grows the marks to the foreground's edge.
+    A piece of foreground without a mark is an instance of its own, so that small ones are not lost.
     """
     foreground = 1.0 - probabilities[0] >= parameters.thresholds[0]
-    marks = foreground & (probabilities[1] >= parameters.marker_threshold)
-    count, markers, stats, _ = cv2.connectedComponentsWithStats(marks.astype(np.uint8), connectivity=4)
-    small = stats[:, cv2.CC_STAT_AREA] < parameters.marker_min_area
-    markers[small[markers]] = 0
+    depth = _depth(probabilities[1])
+    middles = _middles(depth, parameters.neck) & foreground
+    count, markers = cv2.connectedComponents(middles.astype(np.uint8), connectivity=8)
     pieces_count, pieces = cv2.connectedComponents(foreground.astype(np.uint8), connectivity=4)
     marked = np.zeros(pieces_count, bool)
     marked[pieces[markers > 0]] = True
     alone = foreground & ~marked[pieces]
-    markers = markers.astype(np.int32)
     markers[alone] = pieces[alone] + count
-    instances = watershed(-probabilities[1], markers, mask=foreground).astype(np.int32)
+    instances = watershed(-depth, markers, mask=foreground).astype(np.int32)
     return _renumber(instances, parameters.min_areas[0])
+
+
+def _depth(inside: np.ndarray) -> np.ndarray:
+    """How deep inside an instance a pixel lies: the logarithm of 1 + pixels to the edge, the mean over all edges.
+
+    A threshold on the probability has one edge; none serves sure and doubtful instances alike, so all are asked.
+    """
+    levels = [(inside >= level).astype(np.uint8) for level in DEPTH_LEVELS]
+    distance = sum(cv2.distanceTransform(level, cv2.DIST_L2, cv2.DIST_MASK_5) for level in levels) / len(levels)
+    return np.log1p(cv2.GaussianBlur(distance, (0, 0), 1.0))
+
+
+def _middles(depth: np.ndarray, neck: float) -> np.ndarray:
+    """`(H, W) bool`: the domes that stand out of the depth (h-maxima), by a share as depth is a logarithm."""
+    height = np.float32(-np.log(neck))
+    square, flooded, before = np.ones((3, 3), np.uint8), depth - height, None
+    while before is None or not np.array_equal(flooded, before):  # morphological reconstruction by dilation
+        before, flooded = flooded, np.minimum(cv2.dilate(flooded, square), depth)
+    count, domes = cv2.connectedComponents((depth > flooded).astype(np.uint8), connectivity=8)
+    high = np.zeros(count, bool)
+    high[domes[depth - flooded >= height - 1e-4]] = True
+    return high[domes]
 
 
 def _renumber(instances: np.ndarray, min_area: int) -> np.ndarray:

@@ -123,7 +123,7 @@ def poison(images: Images, task: str) -> Images:
     wrong = {
         "binary": lambda truth: np.ones_like(truth),
         "multiclass": lambda truth: np.full_like(truth, 2),
-        "instances": lambda truth: (truth > 0).astype(np.int32),  # neighbours merged
+        "instances": lambda truth: np.where(np.arange(40) < 18, 1, 2) * np.ones_like(truth),  # the haze is theirs
     }[task]
     return [(fold, wrong(truth) if fold == 0 else truth, answer) for fold, truth, answer in images]
 

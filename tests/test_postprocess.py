@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from scipy import ndimage
+from skimage.morphology import h_maxima
 
+import postprocess
 from postprocess import (
     Parameters,
     drop_small,
@@ -84,8 +86,7 @@ def test_touching_discs_are_two_instances() -> None:
     left, right = disc(shape, 20, 20, 11), disc(shape, 20, 40, 11)
     both = left | right
     assert ndimage.label(both)[1] == 1
-    inside = np.clip(ndimage.distance_transform_edt(both) / 11, 0, 1)
-    label = separate_instances(three(both.astype(float), inside), Parameters((0.5,), (0,), marker_threshold=0.75))
+    label = separate_instances(three(both.astype(float), both * 0.9), Parameters((0.5,), (0,)))
     assert label.dtype == np.int32
     assert set(np.unique(label)) == {0, 1, 2}
     np.testing.assert_array_equal(label > 0, both)
@@ -107,14 +108,41 @@ def test_a_piece_without_a_mark_survives() -> None:
     np.testing.assert_array_equal(dropped > 0, large)
 
 
-def test_a_mark_too_small_marks_nothing() -> None:
-    shape = (30, 30)
-    whole = disc(shape, 15, 15, 10)
-    inside = np.where(whole, 0.3, 0.0)
-    inside[15, 8:10], inside[15, 20:22] = 0.9, 0.9
-    answer = three(whole.astype(float), inside)
-    assert separate_instances(answer, Parameters((0.5,), (0,), marker_min_area=1)).max() == 2
-    assert separate_instances(answer, Parameters((0.5,), (0,), marker_min_area=3)).max() == 1
+@pytest.mark.parametrize("radius", [9, 30])
+def test_a_neck_parts_instances_by_its_share_of_their_depth_whatever_their_size(radius: int) -> None:
+    shape = (4 * radius, 8 * radius)
+    middle, apart = 2 * radius, round(1.7 * radius)
+    both = disc(shape, middle, 2 * radius, radius) | disc(shape, middle, 2 * radius + apart, radius)
+    answer = three(both.astype(float), both * 0.9)
+    # where the circles cross, the neck is about sqrt(1 - 0.85²) = 0.53 as deep as the middles
+    assert separate_instances(answer, Parameters((0.5,), (0,), neck=0.75)).max() == 2
+    assert separate_instances(answer, Parameters((0.5,), (0,), neck=0.4)).max() == 1
+
+
+def test_a_seam_of_doubt_parts_what_no_single_threshold_parts() -> None:
+    """What parts the sure pair (above 0.5) leaves nothing of the doubtful one, and what parts that merges the sure."""
+    shape = (40, 120)
+    sure, doubtful = np.zeros(shape), np.zeros(shape)
+    sure[10:30, 5:46], sure[10:30, 24:27] = 0.95, 0.5
+    doubtful[10:30, 65:106], doubtful[10:30, 84:87] = 0.45, 0.12
+    inside = sure + doubtful
+    label = separate_instances(three((inside > 0).astype(float), inside), Parameters((0.5,), (0,)))
+    assert label.max() == 4
+    assert len({label[20, column] for column in (15, 36, 75, 96)}) == 4
+    # a dent of a pixel in the probability parts nothing
+    dented = np.where(inside > 0, 0.9, 0.0)
+    dented[20, 20] = 0.5
+    assert separate_instances(three((inside > 0).astype(float), dented), Parameters((0.5,), (0,))).max() == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_middles_are_one_around_each_h_maximum(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    depth = ndimage.gaussian_filter(rng.random((60, 80)), 3).astype(np.float32) * 20
+    tops, expected = ndimage.label(h_maxima(depth, -np.log(0.8)), np.ones((3, 3)))
+    domes, count = ndimage.label(postprocess._middles(depth, 0.8), np.ones((3, 3)))
+    assert 3 < count == expected
+    assert {int(np.unique(domes[tops == top]).item()) for top in range(1, expected + 1)} == set(range(1, count + 1))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -123,7 +151,7 @@ def test_instances_fill_the_foreground_and_are_numbered_without_gaps(seed: int) 
     smooth = [ndimage.gaussian_filter(rng.random((50, 60)), 2) for _ in range(2)]
     foreground, inside = (np.clip((one - one.mean()) / one.std() / 4 + 0.5, 0, 1) for one in smooth)
     answer = three(foreground, inside)
-    label = separate_instances(answer, Parameters((0.55,), (0,), marker_threshold=0.5, marker_min_area=4))
+    label = separate_instances(answer, Parameters((0.55,), (0,)))
     np.testing.assert_array_equal(label > 0, 1.0 - answer[0] >= 0.55)
     assert np.unique(label).tolist() == list(range(label.max() + 1))
     assert separate_instances(np.stack([np.ones((5, 5)), *np.zeros((2, 5, 5))]), Parameters()).max() == 0

@@ -53,7 +53,7 @@ def plain_masks(task: str, answers: dict[str, np.ndarray]) -> dict[str, np.ndarr
 
 def fabricate(folder: Path, task: str) -> tuple[Paths, dict[str, np.ndarray]]:
     """A workspace whose ensemble and evaluation are there; the store's order is not the index's."""
-    write_config(folder, task=task, **TASKS[task], postprocess={"marker_min_area": 0})
+    write_config(folder, task=task, **TASKS[task])
     config, paths = open_workspace(folder)
     rows = [(image_id, "x.png", "", 0, "", "test", *SIZES[image_id]) for image_id in sorted(IDS)]
     paths.data.mkdir(parents=True)
@@ -64,7 +64,7 @@ def fabricate(folder: Path, task: str) -> tuple[Paths, dict[str, np.ndarray]]:
             writer.add(image_id, answers[image_id])
     write_json(paths.runs / "ensemble" / "manifest.json", {})
     count = len(config.classes)
-    parameters = {"thresholds": [0.5] * count, "min_areas": [0] * count, "marker_min_area": 0}
+    parameters = {"thresholds": [0.5] * count, "min_areas": [0] * count}
     write_json(paths.postprocess, {"parameters": parameters})
     phases = [{"name": "supervised", "oof": 0.5, "folds": [0.4, 0.6]}]
     phases.append({"name": "+ fitted thresholds", "oof": 0.4, "folds": [0.3, 0.5], "used": False})
