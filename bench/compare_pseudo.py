@@ -71,8 +71,11 @@ def run_arm(args: argparse.Namespace, overrides: list[str], rounds: tuple[Round,
     for number, one in enumerate(rounds):
         on_fold = ["--round", str(number), "--fold", "0"]
         stages += [["make_pseudo_labels.py", *on_fold]] if one.pseudo else []
-        plain = [word for override in PLAIN for word in ("--set", override)] if number == len(rounds) - 1 else []
-        stages += [["train.py", *on_fold], ["predict.py", *on_fold, *plain]]
+        stages += [["train.py", *on_fold]]
+        if number == len(rounds) - 1:
+            stages += [["predict.py", *on_fold, *(word for override in PLAIN for word in ("--set", override))]]
+        elif any(later.pseudo for later in rounds[number + 1 :]):  # a teacher's answers are asked for
+            stages += [["predict.py", *on_fold]]
     for stage in stages:
         subprocess.run([sys.executable, str(TOP / "src" / stage[0]), *common, *stage[1:]], check=True)
 

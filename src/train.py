@@ -132,7 +132,8 @@ def train_fold(
             stage.check()
             # the log first: killed in between, the epoch is run and written again
             write_log(folder, log)
-            save_checkpoint(folder / "progress.pt", learner.state() | {"epoch": epoch, "log": log})
+            if epoch < settings.epochs:  # what follows the last epoch takes no longer than this file
+                save_checkpoint(folder / "progress.pt", learner.state() | {"epoch": epoch, "log": log})
             shown = "".join(f" {name} {value:.4f}" for name, value in line.get("scores", {}).items() if " " not in name)
             print(f"{title}: loss {line['loss']:.4f}{shown} ({line['images_per_second']:.1f} images/s)", flush=True)
     if accelerator.is_main_process:
