@@ -287,7 +287,7 @@ def test_an_interrupted_run_goes_on_only_with_its_own_settings(
 WRITERS: dict[str, tuple[list[str], str, str]] = {
     "prepare": (["--fresh"], "coverage.csv", "data/tiny/manifest.json"),
     "make_folds": (["--fresh"], "tiny.csv", "data/tiny/folds.json"),
-    "train": (["--fold", "1"], "progress.pt", "runs/tiny/round0/fold1/manifest.json"),
+    "train": (["--fold", "1", "--set", "train.epochs=2"], "progress.pt", "runs/tiny/round0/fold1/manifest.json"),
     "predict": (["--fold", "0", "--fresh"], "oof.zarr", "runs/tiny/round0/fold0/oof.json"),
     "make_pseudo_labels": (["--fold", "0", "--round", "1"], "index.csv", "runs/tiny/round1/fold0/pseudo/manifest.json"),
 }
