@@ -109,7 +109,8 @@ def _depth(inside: np.ndarray) -> np.ndarray:
 def _middles(depth: np.ndarray, neck: float) -> np.ndarray:
     """`(H, W) bool`: the domes that stand out of the depth (h-maxima), by a share as depth is a logarithm."""
     height = np.float32(-np.log(neck))
-    square, flooded, before = np.ones((3, 3), np.uint8), depth - height, None
+    # outside of all instances the depth is 0, and the flood is there from the start
+    square, flooded, before = np.ones((3, 3), np.uint8), np.maximum(depth - height, 0.0), None
     while before is None or not np.array_equal(flooded, before):  # morphological reconstruction by dilation
         before, flooded = flooded, np.minimum(cv2.dilate(flooded, square), depth)
     count, domes = cv2.connectedComponents((depth > flooded).astype(np.uint8), connectivity=8)
