@@ -1,14 +1,19 @@
-"""bench_speed.py's file of results: rows are put in their place, and others stay as they are."""
+"""bench_speed.py's file of results: rows are put in their place, and others stay as they are; and the arms that
+compare_pseudo.py compares."""
 
+import argparse
 import ast
 import importlib
 import importlib.util
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from artifacts import TOP
+from settings import load_config
 
 
 @pytest.fixture
@@ -45,3 +50,36 @@ def test_what_the_rows_import_exists() -> None:
                 module = importlib.import_module(node.module)
                 missing = [name.name for name in node.names if not hasattr(module, name.name)]
                 assert not missing, f"{file.name}, line {node.lineno}: {node.module} has no {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("pseudo", [False, True])
+def test_both_arms_take_the_same_steps_and_predict_what_is_read(
+    pseudo: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(TOP / "bench"))
+    compare_pseudo = importlib.import_module("compare_pseudo")
+    joint = {"phase": "joint", "start": "previous", "train": {"epochs": 5}}
+    joint |= {"pseudo": {}} if pseudo else {"consistency": {}}
+    values = {"name": "t", "rounds": [{}, joint, {"phase": "finetune"}], "train": {"epochs": 3, "steps_per_epoch": 7}}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    args, commands = argparse.Namespace(config=tmp_path / "t.yaml", workspace=tmp_path), []
+    monkeypatch.setattr(compare_pseudo.subprocess, "run", lambda command, check: commands.append(command))
+    steps = {}
+    for arm, count in (("supervised", 1), ("joint", 2)):
+        overrides = compare_pseudo.arm_overrides(load_config(args.config, []), arm, joint=1, seed=4)
+        config = load_config(args.config, overrides)
+        steps[arm] = sum(one.train.epochs * one.train.steps_per_epoch for one in config.rounds[:count])
+        compare_pseudo.run_arm(args, overrides, config.rounds[:count])
+    assert steps == {"supervised": 56, "joint": 56}
+    in_rounds = [command for command in commands if "--round" in command]
+    said = [" ".join([Path(command[1]).stem, *command[command.index("--round") :]]) for command in in_rounds]
+    plain = " --set predict.tta=none --set predict.scales=[1.0]"
+    taught = ["predict --round 0 --fold 0", "make_pseudo_labels --round 1 --fold 0"] if pseudo else []
+    assert said == [
+        "train --round 0 --fold 0",
+        f"predict --round 0 --fold 0{plain}",
+        "train --round 0 --fold 0",
+        *taught,
+        "train --round 1 --fold 0",
+        f"predict --round 1 --fold 0{plain}",
+    ]
