@@ -19,6 +19,7 @@ import numpy as np
 import rle
 from config import TableFormat
 from errors import UserError
+from instances import part_touching
 from tables import (
     INSTANCES,
     Size,
@@ -268,33 +269,13 @@ def cut_instances(
         planes = [(0, label)]
     found = []
     for index, plane in planes:
-        mask = np.ascontiguousarray(plane, np.uint8)
-        parts = split_touching(mask) if separate else cv2.connectedComponents(mask, connectivity=8)[1]
+        mask = np.ascontiguousarray(plane != 0)
+        if separate:
+            parts = part_touching(mask, mask.astype(np.float32))
+        else:
+            parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
         found += [Instance(index, 1.0, runs) for runs in rle.instance_runs(parts, order).values()]
     return found
-
-
-def split_touching(mask: np.ndarray, distance: int = 5) -> np.ndarray:
-    """(H, W) mask → (H, W) int32 instances 1, 2, …: a watershed from the peaks of the distance to the background.
-
-    Peaks are `distance` pixels apart or more; waists between them part what touches.
-    """
-    from scipy import ndimage
-    from skimage.feature import peak_local_max
-    from skimage.segmentation import watershed
-
-    parts = cv2.connectedComponents(np.ascontiguousarray(mask != 0, np.uint8), connectivity=8)[1]
-    if not parts.any():
-        return parts
-    # a pixel of frame, so that the image's border is not taken for an object's inside
-    depth = ndimage.distance_transform_edt(np.pad(parts > 0, 1))[1:-1, 1:-1]
-    smooth = ndimage.gaussian_filter(depth, 1.0)
-    peaks = peak_local_max(smooth, min_distance=distance, labels=parts, exclude_border=False)
-    markers = np.zeros(parts.shape, np.int32)
-    markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    bare = ~np.isin(parts, np.append(parts[markers > 0], 0))  # a part too small for a peak is an instance of its own
-    markers[bare] = len(peaks) + parts[bare]
-    return watershed(-smooth, markers, mask=parts > 0, connectivity=2).astype(np.int32)
 
 
 def make_disjoint(instances: Sequence[Instance]) -> list[Instance]:

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from scipy import ndimage
-from skimage.segmentation import watershed
 
 from config import Config
-
-DEPTH_LEVELS = tuple(np.arange(0.1, 0.95, 0.1))  # of the probability of being inside
+from instances import part_touching
 
 
 @dataclass(frozen=True)
@@ -78,45 +76,9 @@ def drop_small(mask: np.ndarray, min_area: int) -> np.ndarray:
 
 
 def separate_instances(probabilities: np.ndarray, parameters: Parameters) -> np.ndarray:
-    """Background/inside/border probabilities `(3, H, W)` → `(H, W) int32`: instances 1, 2, …
-
-    Each middle of the inside marks an instance; a watershed on the depth grows the marks to the foreground's edge.
-    A piece of foreground without a mark is an instance of its own, so that small ones are not lost.
-    """
+    """Background/inside/border probabilities `(3, H, W)` → `(H, W) int32`: instances 1, 2, …, small ones dropped."""
     foreground = 1.0 - probabilities[0] >= parameters.thresholds[0]
-    depth = _depth(probabilities[1])
-    middles = _middles(depth, parameters.neck) & foreground
-    count, markers = cv2.connectedComponents(middles.astype(np.uint8), connectivity=8)
-    pieces_count, pieces = cv2.connectedComponents(foreground.astype(np.uint8), connectivity=4)
-    marked = np.zeros(pieces_count, bool)
-    marked[pieces[markers > 0]] = True
-    alone = foreground & ~marked[pieces]
-    markers[alone] = pieces[alone] + count
-    instances = watershed(-depth, markers, mask=foreground).astype(np.int32)
-    return _renumber(instances, parameters.min_areas[0])
-
-
-def _depth(inside: np.ndarray) -> np.ndarray:
-    """How deep inside an instance a pixel lies: the logarithm of 1 + pixels to the edge, the mean over all edges.
-
-    A threshold on the probability has one edge; none serves sure and doubtful instances alike, so all are asked.
-    """
-    levels = [(inside >= level).astype(np.uint8) for level in DEPTH_LEVELS]
-    distance = sum(cv2.distanceTransform(level, cv2.DIST_L2, cv2.DIST_MASK_5) for level in levels) / len(levels)
-    return np.log1p(cv2.GaussianBlur(distance, (0, 0), 1.0))
-
-
-def _middles(depth: np.ndarray, neck: float) -> np.ndarray:
-    """`(H, W) bool`: the domes that stand out of the depth (h-maxima), by a share as depth is a logarithm."""
-    height = np.float32(-np.log(neck))
-    # outside of all instances the depth is 0, and the flood is there from the start
-    square, flooded, before = np.ones((3, 3), np.uint8), np.maximum(depth - height, 0.0), None
-    while before is None or not np.array_equal(flooded, before):  # morphological reconstruction by dilation
-        before, flooded = flooded, np.minimum(cv2.dilate(flooded, square), depth)
-    count, domes = cv2.connectedComponents((depth > flooded).astype(np.uint8), connectivity=8)
-    high = np.zeros(count, bool)
-    high[domes[depth - flooded >= height - 1e-4]] = True
-    return high[domes]
+    return _renumber(part_touching(foreground, probabilities[1], parameters.neck), parameters.min_areas[0])
 
 
 def _renumber(instances: np.ndarray, min_area: int) -> np.ndarray:

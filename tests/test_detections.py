@@ -16,10 +16,11 @@ from matplotlib.path import Path as Outline
 
 import rle
 from competitions import FORMATS
-from detections import Instance, cut_instances, fill_polygons, make_disjoint, read_instances, split_touching
+from detections import Instance, cut_instances, fill_polygons, make_disjoint, read_instances
 from errors import UserError
 from faults import validate_submission
 from formats import Detections, find_format, read_labels, write_submission
+from instances import part_touching
 from tables import INSTANCES, class_field
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "formats" / "vectors"
@@ -217,7 +218,7 @@ def discs(*centres: tuple[int, int], radius: int = 9) -> np.ndarray:
 def test_touching_discs_are_parted_and_single_ones_are_not():
     for centres in ([(20, 20)], [(20, 20), (20, 36)], [(0, 20), (0, 36)], [(15, 15), (15, 30), (30, 22), (50, 50)]):
         mask = discs(*centres)
-        parts = split_touching(mask)
+        parts = part_touching(mask > 0, mask.astype(np.float32))
         assert len(np.unique(parts)) - 1 == len(centres)
         assert ((parts > 0) == (mask > 0)).all()
         assert len({parts[centre] for centre in centres}) == len(centres)
@@ -229,7 +230,7 @@ def test_touching_discs_are_parted_and_single_ones_are_not():
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
 def test_parting_loses_no_pixel(seed, share):
     mask = (np.random.default_rng(seed).random((17, 13)) < share).astype(np.uint8)
-    parts = split_touching(mask)
+    parts = part_touching(mask > 0, mask.astype(np.float32))
     assert ((parts > 0) == (mask > 0)).all()
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 from skimage.morphology import h_maxima
 
-import postprocess
+import instances
 from postprocess import (
     Parameters,
     drop_small,
@@ -135,12 +135,18 @@ def test_a_seam_of_doubt_parts_what_no_single_threshold_parts() -> None:
     assert separate_instances(three((inside > 0).astype(float), dented), Parameters((0.5,), (0,))).max() == 2
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_image_that_is_all_inside_is_one_instance() -> None:
+    whole = np.ones((9, 12), np.float32)
+    assert (instances.part_touching(whole > 0, whole) == 1).all()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_middles_are_one_around_each_h_maximum(seed: int) -> None:
     rng = np.random.default_rng(seed)
     depth = ndimage.gaussian_filter(rng.random((60, 80)), 3).astype(np.float32) * 20
     tops, expected = ndimage.label(h_maxima(depth, -np.log(0.8)), np.ones((3, 3)))
-    domes, count = ndimage.label(postprocess._middles(depth, 0.8), np.ones((3, 3)))
+    domes, count = ndimage.label(instances._middles(depth, 0.8), np.ones((3, 3)))
     assert 3 < count == expected
     assert {int(np.unique(domes[tops == top]).item()) for top in range(1, expected + 1)} == set(range(1, count + 1))
 
