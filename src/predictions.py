@@ -7,6 +7,7 @@ Probabilities come back as `(K, H, W) float32` at each image's own size, one ima
 """
 
 from collections.abc import Collection, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from artifacts import Paths, read_json
 from config import Config
+from errors import UserError
 from images import read_mask
 from index import read_folds, read_index
 from points import load_points, points_by_image, rasterise
@@ -26,8 +28,14 @@ Scored = tuple[str, np.ndarray, np.ndarray]  # image_id, truth, probabilities
 
 
 def load_parameters(paths: Paths) -> Parameters:
-    """What evaluate.py chose for the final masks. Raises UserError where it has not run."""
-    values = read_json(paths.postprocess)["parameters"]
+    """What evaluate.py chose for the final masks. Raises UserError where it has not run, or in another version."""
+    said = read_json(paths.postprocess)
+    values = said.get("parameters") if isinstance(said, dict) else None
+    odd = values.keys() - {one.name for one in fields(Parameters)} if isinstance(values, dict) else {"parameters"}
+    if odd:
+        raise UserError(
+            f"{paths.postprocess}: not what masks are made with now ({', '.join(sorted(odd))}); run evaluate.py --fresh"
+        )
     return Parameters(**{key: tuple(one) if isinstance(one, list) else one for key, one in values.items()})
 
 

@@ -149,6 +149,24 @@ def test_what_is_missing_is_named(
     assert not paths.submission.exists()
 
 
+@pytest.mark.parametrize(
+    ("values", "odd"),
+    [
+        ({"parameters": {"thresholds": [0.5], "marker_threshold": 0.5}}, "marker_threshold"),
+        ({}, "parameters"),
+        ([1], "parameters"),
+    ],
+)
+def test_parameters_of_another_version_are_told(
+    tmp_path: Path, values: object, odd: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    paths, _ = fabricate(tmp_path, "binary")
+    write_sample(tmp_path, "binary", IDS)
+    write_json(paths.postprocess, values)
+    said = fail("make_submission", tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert f"postprocess.json: not what masks are made with now ({odd}); run evaluate.py --fresh" in said
+
+
 def test_what_is_committed_stands_in_no_runs_way() -> None:
     """A submission may lie in a clone, but not what it was made from: a stage made with other settings is refused."""
     if not (TOP / ".git").exists():
