@@ -34,7 +34,7 @@ class Fitted:
 def fit_parameters(config: Config, images: Iterable[tuple[int, np.ndarray, np.ndarray]]) -> Fitted:
     """Fit on `(fold, truth, probabilities (K, H, W) at the image's own size)`; one image is held at a time.
 
-    Binary and multilabel: a threshold and a smallest area a class. Instances: threshold of foreground, neck and
+    Binary and multilabel: a threshold and a smallest area a class. Instances: the foreground's threshold, the neck and
     the smallest area. Multiclass: a scale a class.
     """
     start = starting_parameters(config)

@@ -85,6 +85,13 @@ def test_every_file_has_a_floor_and_imports_only_from_below(path: Path) -> None:
     assert not faulty_imports(path.stem, parse(path)), f"{path.name} imports from its own floor or from above"
 
 
+def test_the_readmes_map_shows_every_file_on_its_floor() -> None:
+    _, _, house = (TOP / "README.md").read_text(encoding="utf-8").partition("| floor | files |")
+    rows = [line for line in house.partition("\n\n")[0].splitlines() if "`" in line]
+    shown = [set(re.findall(r"`(\w+)`", row)) & FLOOR.keys() for row in rows]
+    assert shown == [set(names.split()) for names in reversed(FLOORS)]
+
+
 def test_the_floors_would_be_missed() -> None:
     assert faulty_imports("train", ast.parse("def f():\n    from predict import main")) == ["predict"]
     assert faulty_imports("rle", ast.parse("import numpy, images.x, errors, losses")) == ["images", "losses"]
