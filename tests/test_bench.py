@@ -1,5 +1,4 @@
-"""bench_speed.py's file of results: rows are put in their place, and others stay as they are; and the arms that
-compare_pseudo.py compares."""
+"""The scripts of bench/: rows of results are put in their place, arms take equal steps, a sweep ends in its table."""
 
 import argparse
 import ast
@@ -8,11 +7,16 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import cv2
 import pytest
 import yaml
+from helpers import make_workspace, run
 
-from artifacts import TOP
+from artifacts import TOP, read_json
+from cli import make_parser
+from errors import UserError
 from settings import load_config
 
 
@@ -83,3 +87,40 @@ def test_both_arms_take_the_same_steps_and_predict_what_is_read(
         "train --round 1 --fold 0",
         f"predict --round 1 --fold 0{plain}",
     ]
+
+
+def test_a_density_sweep_ends_in_a_table_and_a_plot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.syspath_prepend(str(TOP / "bench"))
+    import compare_pseudo
+    import sweep_density
+
+    folder, commands = make_workspace(tmp_path, labelled=4, train={"epochs": 3, "steps_per_epoch": 1}), []
+
+    def in_this_process(command: list[str], check: bool) -> None:
+        script, arguments = Path(command[1]).stem, command[2:]
+        places = [arguments.index(name) for name in ("--config", "--workspace")]
+        rest = [word for n, word in enumerate(arguments) if not any(n in (place, place + 1) for place in places)]
+        commands.append(script)
+        run(script, folder, *rest)
+
+    monkeypatch.setattr(compare_pseudo.subprocess, "run", in_this_process)
+    parser = make_parser(sweep_density.__doc__)
+    for name, kind in (("--points", str), ("--seeds", int)):
+        parser.add_argument(name, type=kind, nargs="+")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--epochs", type=int)
+    line = ["--config", str(folder / "tiny.yaml"), "--workspace", str(folder), "--epochs", "1", "--seeds", "0"]
+    sweep_density.main(parser.parse_args([*line, "--points", "20", "1%", "dense"]))
+    assert commands == ["prepare", "make_folds", "train", "predict"] * 3
+    table = capsys.readouterr().out
+    assert "dense" in table
+    assert "100.0000%" in table
+    rows = read_json(folder / "runs/tiny_density.json")
+    assert [row["an_image"] for row in rows] == [20.0, 41.0, 4096.0]
+    assert len(read_json(folder / "runs/tiny_20_seed0/round0/fold0/manifest.json")["train_ids"]) == 2
+    assert cv2.imread(str(folder / "reports/tiny/density.png")).shape[1] > 600
+    with pytest.raises(UserError, match="--points 0: give numbers"):
+        sweep_density.main(parser.parse_args([*line, "--points", "0"]))
+    assert "sweep_density" in sys.modules

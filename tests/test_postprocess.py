@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 from scipy import ndimage
-from skimage.morphology import h_maxima
 
-import instances
 from postprocess import (
     Parameters,
     drop_small,
@@ -106,49 +104,6 @@ def test_a_piece_without_a_mark_survives() -> None:
     dropped = separate_instances(three(foreground, inside), Parameters((0.5,), (40,)))
     assert set(np.unique(dropped)) == {0, 1}
     np.testing.assert_array_equal(dropped > 0, large)
-
-
-@pytest.mark.parametrize("radius", [9, 30])
-def test_a_neck_parts_instances_by_its_share_of_their_depth_whatever_their_size(radius: int) -> None:
-    shape = (4 * radius, 8 * radius)
-    middle, apart = 2 * radius, round(1.7 * radius)
-    both = disc(shape, middle, 2 * radius, radius) | disc(shape, middle, 2 * radius + apart, radius)
-    answer = three(both.astype(float), both * 0.9)
-    # where the circles cross, the neck is about sqrt(1 - 0.85²) = 0.53 as deep as the middles
-    assert separate_instances(answer, Parameters((0.5,), (0,), neck=0.75)).max() == 2
-    assert separate_instances(answer, Parameters((0.5,), (0,), neck=0.4)).max() == 1
-
-
-def test_a_seam_of_doubt_parts_what_no_single_threshold_parts() -> None:
-    """What parts the sure pair (above 0.5) leaves nothing of the doubtful one, and what parts that merges the sure."""
-    shape = (40, 120)
-    sure, doubtful = np.zeros(shape), np.zeros(shape)
-    sure[10:30, 5:46], sure[10:30, 24:27] = 0.95, 0.5
-    doubtful[10:30, 65:106], doubtful[10:30, 84:87] = 0.45, 0.12
-    inside = sure + doubtful
-    label = separate_instances(three((inside > 0).astype(float), inside), Parameters((0.5,), (0,)))
-    assert label.max() == 4
-    assert len({label[20, column] for column in (15, 36, 75, 96)}) == 4
-    # a dent of a pixel in the probability parts nothing
-    dented = np.where(inside > 0, 0.9, 0.0)
-    dented[20, 20] = 0.5
-    assert separate_instances(three((inside > 0).astype(float), dented), Parameters((0.5,), (0,))).max() == 2
-
-
-@pytest.mark.filterwarnings("error")
-def test_an_image_that_is_all_inside_is_one_instance() -> None:
-    whole = np.ones((9, 12), np.float32)
-    assert (instances.part_touching(whole > 0, whole) == 1).all()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_middles_are_one_around_each_h_maximum(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    depth = ndimage.gaussian_filter(rng.random((60, 80)), 3).astype(np.float32) * 20
-    tops, expected = ndimage.label(h_maxima(depth, -np.log(0.8)), np.ones((3, 3)))
-    domes, count = ndimage.label(instances._middles(depth, 0.8), np.ones((3, 3)))
-    assert 3 < count == expected
-    assert {int(np.unique(domes[tops == top]).item()) for top in range(1, expected + 1)} == set(range(1, count + 1))
 
 
 @pytest.mark.parametrize("seed", range(4))
