@@ -1,5 +1,6 @@
 """Parting what touches: at necks, whatever the size, and without losing a pixel."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -65,6 +66,14 @@ def test_an_image_of_one_kind_is_one_instance_or_none(value: int) -> None:
 def test_parting_loses_no_pixel(seed: int, share: float) -> None:
     mask = np.random.default_rng(seed).random((17, 13)) < share
     np.testing.assert_array_equal(part(mask) > 0, mask)
+
+
+def test_a_speck_in_a_wide_image_floods_no_longer_than_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, dilate = [], cv2.dilate
+    monkeypatch.setattr(instances.cv2, "dilate", lambda *given: calls.append(1) or dilate(*given))
+    mask = discs((500, 500), 6, (9, 9))
+    assert part(mask).max() == part(mask[:20, :20]).max() == 1
+    assert len(calls) < 20
 
 
 @pytest.mark.parametrize("seed", range(3))

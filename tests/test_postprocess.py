@@ -93,6 +93,15 @@ def test_touching_discs_are_two_instances() -> None:
     assert label[20, 20] != label[20, 40]
 
 
+def test_the_neck_that_was_fitted_parts() -> None:
+    both = disc((40, 70), 20, 20, 12) | disc((40, 70), 20, 40, 12)  # a neck about half as deep
+    counts = [
+        separate_instances(three(both * 1.0, both * 0.9), Parameters((0.5,), (0,), neck=neck)).max()
+        for neck in (0.4, 0.75)
+    ]
+    assert counts == [1, 2]
+
+
 def test_a_piece_without_a_mark_survives() -> None:
     shape = (40, 60)
     large, small = disc(shape, 20, 15, 9), disc(shape, 20, 45, 3)
