@@ -15,6 +15,7 @@ from typing import Any
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 CONFIG = SRC.parent / "configs" / "sample.yaml"
+WORKED = "worked"  # the name of the spans in which a stage did what it is for
 QUICK = ("rounds=[{}]", "train.epochs=1", "folds.count=2")
 # what a stage is for, by module and name: the rest of its time is imports, set-up and I/O
 WORK = {
@@ -36,12 +37,23 @@ def measure_stages(quick: bool) -> tuple[str, bool]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         whole = time.perf_counter() - start
         lines = (Path(folder) / "work.jsonl").read_text(encoding="utf-8").splitlines()
-    work = 0.0
-    for stage, seconds, inside in map(json.loads, lines):
-        print(f"{stage}: {seconds:.1f} s, {inside:.1f} s of them work", file=sys.stderr, flush=True)
-        work += inside
-    share = 1 - work / whole
-    return f"{share:.1%} of {whole:.0f} s is not drawing the scenes, training, predicting or fitting", share <= 0.10
+    spans = [(name, start, end) for name, start, end in map(json.loads, lines)]
+    worked = [(start, end) for name, start, end in spans if name == WORKED]
+    for stage, start, end in spans:
+        if stage != WORKED:
+            inside = covered([one for one in worked if start <= one[0] <= end])
+            print(f"{stage}: {end - start:.1f} s, {inside:.1f} s of them work", file=sys.stderr, flush=True)
+    share = 1 - covered(worked) / whole
+    return f"{share:.1%} of {whole:.0f} s nothing is drawn, trained, predicted or fitted", share <= 0.10
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """The seconds that lie in one span or more: folds work beside each other."""
+    total, last = 0.0, 0.0
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, last))
+        last = max(last, end)
+    return total
 
 
 def measure_help(quick: bool) -> tuple[str, bool]:
@@ -114,33 +126,37 @@ def enter_timed(log: Path, script: str, arguments: list[str]) -> None:
     """A stage in its own process, as run_stages.enter has it, its work timed."""
     from cli import make_parser
 
-    start, spent, name = time.perf_counter(), [0.0], script.removesuffix(".py")
+    start, name = time.perf_counter(), script.removesuffix(".py")
     for module, function in WORK.get(name, ()):
         owner: Any = importlib.import_module(module)
         *outer, last = function.split(".")
         for part in outer:
             owner = getattr(owner, part)
-        setattr(owner, last, timed(getattr(owner, last), spent))
+        setattr(owner, last, timed(getattr(owner, last), log))
     module = importlib.import_module(name)
     numbered = name in ("train", "predict", "make_pseudo_labels")
     parser = make_parser(None, fold=numbered, round=numbered)
     if hasattr(module, "add_arguments"):
         module.add_arguments(parser)
     module.main(parser.parse_args(arguments))
-    line = [" ".join([script, *arguments[:2]]), time.perf_counter() - start, spent[0]]
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    note(log, " ".join([script, *arguments[:2]]), start)
 
 
-def timed(function: Callable, spent: list[float]) -> Callable:
+def timed(function: Callable, log: Path) -> Callable:
     def wrapper(*arguments: Any, **named: Any) -> Any:
         start = time.perf_counter()
         try:
             return function(*arguments, **named)
         finally:
-            spent[0] += time.perf_counter() - start
+            note(log, WORKED, start)
 
     return wrapper
+
+
+def note(log: Path, name: str, start: float) -> None:
+    """Write a span that ends now as a line; the clock is the same in all processes."""
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps([name, start, time.perf_counter()]) + "\n")
 
 
 if __name__ == "__main__":

@@ -53,9 +53,25 @@ def chosen_folds(args: argparse.Namespace, config: Config) -> list[int]:
     return list(range(config.folds.count)) if args.fold is None else [args.fold]
 
 
+def tell(line: str) -> None:
+    """Print a line of its own, also where the bar of a fold beside this one stands on the terminal's line."""
+    print(f"\r\x1b[K{line}" if sys.stdout.isatty() else line, flush=True)
+
+
 def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Parse the command line and run `main`; a UserError becomes one line on standard error and exit code 2."""
     args = parser.parse_args()
+    try:
+        guard(main, args)
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: stopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        gc.freeze()  # the end would look through all the libraries' objects once more, which takes a second or two
+
+
+def guard(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Run `main(args)`; a mistake of the user, or of the place it works in, is told in a line and exits with 2."""
     try:
         main(args)
     except (UserError, OSError) as error:
@@ -72,8 +88,3 @@ def run_script(main: Callable[[argparse.Namespace], None], parser: argparse.Argu
             reason = f"{error.filename}: {error.strerror}; name another path or put this one right"
         print(f"{Path(sys.argv[0]).name}: {one_line(reason)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: stopped; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        gc.freeze()  # the end would look through all the libraries' objects once more, which takes a second or two

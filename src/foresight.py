@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from artifacts import PATCHES, Paths
+from cli import tell
 from config import Config
 from dataset import Source
 from engine import Learner, step_loss
@@ -54,7 +55,7 @@ def foretell(learner: Learner, sources: list[Source], paths: Paths, title: str) 
     """Print what a training and its run will take; returns the first. Raises UserError where the disk is too small."""
     needs, disk = foretell_memory(learner, sources), foretell_disk(learner.config, paths, learner)
     if learner.accelerator.is_main_process:
-        print(f"{title}: {describe(needs, disk, learner.round.train.batch_size)}", flush=True)
+        tell(f"{title}: {describe(needs, disk, learner.round.train.batch_size)}")
     disk.check(paths.runs)
     return needs
 

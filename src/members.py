@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts import Paths, load_checkpoint, read_json, show_changes, stage_settings
+from cli import tell
 from config import Config
 from errors import UserError
 
@@ -88,7 +89,7 @@ def write_stores(
             if is_last(shape, place, part):
                 del sinks[image_id]
                 progress.update()
-    print(f"{title}: {len(images)} images")
+    tell(f"{title}: {len(images)} images")
 
 
 def blend(answers: "np.ndarray", weights: "np.ndarray", mean: str, exclusive: bool) -> "np.ndarray":

@@ -16,8 +16,9 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from artifacts import PATCHES, Paths, Stage, stage_settings
-from cli import chosen_folds, make_parser, open_config, run_script
+from cli import chosen_folds, make_parser, open_config, run_script, tell
 from config import Config
+from lanes import run_folds
 from members import open_predictor, write_stores
 from stages import needed_stores
 
@@ -29,10 +30,26 @@ if TYPE_CHECKING:
 
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
-    for fold in chosen_folds(args, config):
-        model = cache(partial(open_predictor, config, paths, args.round, fold, tta=True))
-        for split, ways in groupby(needed_stores(config, args.round), key=itemgetter(0)):
-            predict_split(config, paths, args.round, fold, split, [tta for _, tta in ways], model, args.fresh)
+    work = partial(predict_fold, config, paths, args.round, fresh=args.fresh)
+    folds = chosen_folds(args, config)
+    todo = [fold for fold in folds if args.fresh or not predicted(config, paths, args.round, fold)]
+    for fold in folds:
+        if fold not in todo:
+            work(fold)  # which only says so
+    run_folds(args, config.folds.count, todo, work)
+
+
+def predicted(config: Config, paths: Paths, round: int, fold: int) -> bool:
+    """Whether every store of a fold is there."""
+    stores = needed_stores(config, round)
+    return all(predict_stage(config, paths, round, fold, split, tta).done() for split, tta in stores)
+
+
+def predict_fold(config: Config, paths: Paths, round: int, fold: int, fresh: bool) -> None:
+    """Write the stores of a fold that are not there already."""
+    model = cache(partial(open_predictor, config, paths, round, fold, tta=True))
+    for split, ways in groupby(needed_stores(config, round), key=itemgetter(0)):
+        predict_split(config, paths, round, fold, split, [tta for _, tta in ways], model, fresh)
 
 
 def predict_stage(config: Config, paths: Paths, round: int, fold: int, split: str, tta: bool) -> Stage:
@@ -62,7 +79,7 @@ def predict_split(
             if stack.enter_context(stage.claim(fresh)):
                 todo[tta] = stage
             else:
-                print(f"round {round} fold {fold} {split}{' with TTA' if tta else ''}: predicted already")
+                tell(f"round {round} fold {fold} {split}{' with TTA' if tta else ''}: predicted already")
         if not todo:
             return
         table = split_rows(paths, fold, split)

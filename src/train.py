@@ -26,10 +26,11 @@ from artifacts import (
     stage_settings,
     write_config,
 )
-from cli import chosen_folds, make_parser, open_config, run_script
+from cli import chosen_folds, make_parser, open_config, run_script, tell
 from config import Config
 from disk import remove
 from errors import UserError
+from lanes import run_folds
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -47,19 +48,21 @@ def main(args: argparse.Namespace) -> None:
             drop_progress(paths.run(args.round, fold))
             print(f"round {args.round} fold {fold}: trained already")
         if todo:
-            train_folds(config, paths, args.round, {fold: stages[fold] for fold in todo}, args.fresh)
+            check_precision(config, args.round)
+        run_folds(
+            args,
+            config.folds.count,
+            todo,
+            lambda fold: train_fold(config, paths, args.round, fold, stages[fold], args.fresh),
+        )
 
 
-def train_folds(config: Config, paths: Paths, round: int, stages: dict[int, Stage], fresh: bool) -> None:
-    """Train the claimed folds of a round, one after the other."""
-    from runtime import best_device, make_accelerator
+def check_precision(config: Config, round: int) -> None:
+    """Raises UserError where the round asks for what this machine has not."""
+    from runtime import best_device
 
-    precision = config.rounds[round].train.precision
-    if precision == "fp16" and best_device().type == "cpu":
+    if config.rounds[round].train.precision == "fp16" and best_device().type == "cpu":
         raise UserError("train.precision: fp16 needs a GPU; say auto, bf16 or fp32")
-    accelerator = make_accelerator(precision)
-    for fold, stage in stages.items():
-        train_fold(config, paths, round, fold, stage, accelerator, fresh)
 
 
 def train_stage(config: Config, paths: Paths, round: int, fold: int) -> Stage:
@@ -81,18 +84,17 @@ def train_stage(config: Config, paths: Paths, round: int, fold: int) -> Stage:
     return Stage(paths.run(round, fold) / "manifest.json", settings, tuple(inputs))
 
 
-def train_fold(
-    config: Config, paths: Paths, round: int, fold: int, stage: Stage, accelerator: "Accelerator", fresh: bool
-) -> None:
+def train_fold(config: Config, paths: Paths, round: int, fold: int, stage: Stage, fresh: bool) -> None:
     """Train one fold to its end, from where it was if it was interrupted, and write its manifest."""
     import torch
 
     from dataset import StepSampler, TrainingDataset, make_loader
     from engine import evaluate, train_one_epoch
     from foresight import foretell
-    from runtime import derive_seed, describe_machine
+    from runtime import derive_seed, describe_machine, make_accelerator
 
     folder, settings = paths.run(round, fold), config.rounds[round].train
+    accelerator = make_accelerator(settings.precision)
     if accelerator.is_main_process:
         open_folder(folder, stage, fresh)
         write_config(folder / "config.yaml", config)
@@ -104,7 +106,7 @@ def train_fold(
     learner, epoch, log = open_learner(config, paths, round, fold, steps, sources, accelerator)
     weights = name_weights(config, learner)
     if weights and accelerator.is_main_process:
-        print("class weights:", ", ".join(f"{name} {weight:.3f}" for name, weight in weights.items()))
+        tell("class weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in weights.items()))
     learner.folder, learner.needs = folder, foretell(learner, sources, paths, f"round {round} fold {fold}")
     dataset = TrainingDataset(sources, config, paths, round, fold)
     best = max((line for line in log if "score" in line), key=lambda line: line["score"], default=None)
@@ -135,7 +137,7 @@ def train_fold(
             if epoch < settings.epochs:  # what follows the last epoch takes no longer than this file
                 save_checkpoint(folder / "progress.pt", learner.state() | {"epoch": epoch, "log": log})
             shown = "".join(f" {name} {value:.4f}" for name, value in line.get("scores", {}).items() if " " not in name)
-            print(f"{title}: loss {line['loss']:.4f}{shown} ({line['images_per_second']:.1f} images/s)", flush=True)
+            tell(f"{title}: loss {line['loss']:.4f}{shown} ({line['images_per_second']:.1f} images/s)")
     if accelerator.is_main_process:
         save_checkpoint(folder / "last.pt", checkpoint(learner, epoch))
         trained = sorted(record.image_id for record in sources[0].records)

@@ -19,7 +19,7 @@ FLOORS = (
     "rle instances losses metrics runtime strata tables terrain districts unet decoders",
     "artifacts matching surfaces",
     "cli stages images detections stores transforms augmentations scenes microct rules zips kaggle_site",
-    "faults archives index labels points models inference postprocess scoring strips",
+    "lanes faults archives index labels points models inference postprocess scoring strips",
     "formats fitting pseudo predictions pictures answers",
     "dataset semi folders contests sheets trouble",
     "engine",
