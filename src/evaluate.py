@@ -237,6 +237,7 @@ def score_phases(config: Config, paths: Paths, phases: list[Phase]) -> list[dict
                 "other": other.get(config.metric),
                 "oof_scores": pooled,
                 "hidden_scores": means,
+                "other_scores": other,
             }
         )
     return rows

@@ -4,6 +4,7 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from artifacts import TOP, read_json
 from cli import make_parser
 from errors import UserError
 from settings import load_config
+from stages import list_stages
 
 
 @pytest.fixture
@@ -124,3 +126,51 @@ def test_a_density_sweep_ends_in_a_table_and_a_plot(
     with pytest.raises(UserError, match="--points 0: give numbers"):
         sweep_density.main(parser.parse_args([*line, "--points", "0"]))
     assert "sweep_density" in sys.modules
+
+
+def test_whole_runs_of_configs_are_compared_on_one_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.syspath_prepend(str(TOP / "bench"))
+    import compare_configs
+
+    labels = {"kind": "rle", "path": "train.csv", "points": {"count": 40}}
+    settings = {"train": {"epochs": 2, "steps_per_epoch": 1}, "data": {"labels": labels}}
+    folder = make_workspace(tmp_path, labelled=6, **settings)
+    file = folder / "tiny.yaml"
+
+    def in_this_process(command: list[str], check: bool) -> None:
+        assert Path(command[1]).name == "run_stages.py"
+        changes = [word for word in command if "=" in word]
+        words = [word for change in changes for word in ("--set", change)]
+        for script, *arguments in list_stages(load_config(file, changes)):
+            if script not in ("make_submission.py", "make_report.py"):
+                run(Path(script).stem, folder, *arguments, *words)
+
+    monkeypatch.setattr(compare_configs.subprocess, "run", in_this_process)
+    parser = make_parser(compare_configs.__doc__)
+    compare_configs.add_arguments(parser)
+    arms = ["--arm", "short", str(file), "train.epochs=1", "--arm", "long", str(file)]
+    shared = ["folds.count=1", "folds.validation=2", "postprocess.fit=false", "ensemble.fit_weights=false"]
+    line = [*arms, "--seeds", "0", "1", "--workspace", str(folder), *(w for one in shared for w in ("--set", one))]
+    compare_configs.main(parser.parse_args(line))
+    rows = read_json(folder / "runs/compare_configs.json")
+    assert [(row["arm"], row["seed"]) for row in rows if row["phase"] == "supervised"] == [
+        ("short", 0),
+        ("long", 0),
+        ("short", 1),
+        ("long", 1),
+    ]
+    runs = {(row["arm"], row["seed"]): folder / "runs" / f"tiny_{row['arm']}_seed{row['seed']}" for row in rows}
+    seen = {key: read_json(path / "round0/fold0/manifest.json")["train_ids"] for key, path in runs.items()}
+    assert seen["short", 0] == seen["long", 0] != seen["short", 1]
+    first = read_json(runs["short", 0] / "scores.json")["phases"][0]
+    assert rows[0]["scores"] == first["other_scores"] != first["oof_scores"], "masks judge, and points do not"
+    lines = (runs["long", 0] / "round0/fold0/log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2
+    assert rows[len(rows) // 4]["minutes"] == pytest.approx(sum(json.loads(one)["seconds"] for one in lines) / 60)
+    table = capsys.readouterr().out.splitlines()[-8:]
+    values = [row["scores"]["dice"] for row in rows if row["arm"] == "long" and row["phase"] == "supervised"]
+    assert any("long" in one and "supervised" in one and f"{sum(values) / 2:.4f} ± " in one for one in table)
+    with pytest.raises(UserError, match="--arm: give each a name"):
+        compare_configs.main(parser.parse_args(["--arm", "short", str(file), "--arm", "short", str(file)]))
