@@ -13,6 +13,7 @@ skipped; one trained with other settings is refused until --fresh.
 import argparse
 import json
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +50,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"round {args.round} fold {fold}: trained already")
         if todo:
             check_precision(config, args.round)
-        run_folds(
-            args,
-            config.folds.count,
-            todo,
-            lambda fold: train_fold(config, paths, args.round, fold, stages[fold], args.fresh),
-        )
+        run_folds(args, config.folds.count, todo, partial(train_fold, config, paths, args.round, stages, args.fresh))
 
 
 def check_precision(config: Config, round: int) -> None:
@@ -84,8 +80,8 @@ def train_stage(config: Config, paths: Paths, round: int, fold: int) -> Stage:
     return Stage(paths.run(round, fold) / "manifest.json", settings, tuple(inputs))
 
 
-def train_fold(config: Config, paths: Paths, round: int, fold: int, stage: Stage, fresh: bool) -> None:
-    """Train one fold to its end, from where it was if it was interrupted, and write its manifest."""
+def train_fold(config: Config, paths: Paths, round: int, stages: dict[int, Stage], fresh: bool, fold: int) -> None:
+    """Train one claimed fold to its end, from where it was if it was interrupted, and write its manifest."""
     import torch
 
     from dataset import StepSampler, TrainingDataset, make_loader
@@ -93,7 +89,7 @@ def train_fold(config: Config, paths: Paths, round: int, fold: int, stage: Stage
     from foresight import foretell
     from runtime import derive_seed, describe_machine, make_accelerator
 
-    folder, settings = paths.run(round, fold), config.rounds[round].train
+    folder, settings, stage = paths.run(round, fold), config.rounds[round].train, stages[fold]
     accelerator = make_accelerator(settings.precision)
     if accelerator.is_main_process:
         open_folder(folder, stage, fresh)
@@ -136,7 +132,8 @@ def train_fold(config: Config, paths: Paths, round: int, fold: int, stage: Stage
             write_log(folder, log)
             if epoch < settings.epochs:  # what follows the last epoch takes no longer than this file
                 save_checkpoint(folder / "progress.pt", learner.state() | {"epoch": epoch, "log": log})
-            shown = "".join(f" {name} {value:.4f}" for name, value in line.get("scores", {}).items() if " " not in name)
+            scored = [one for one in line.get("scores", {}).items() if one[0].endswith(config.metric)]
+            shown = "".join(f" {name} {value:.4f}" for name, value in scored)
             tell(f"{title}: loss {line['loss']:.4f}{shown} ({line['images_per_second']:.1f} images/s)")
     if accelerator.is_main_process:
         save_checkpoint(folder / "last.pt", checkpoint(learner, epoch))
