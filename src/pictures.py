@@ -230,10 +230,15 @@ def draw_picture_sheet(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], leg
         for axes, title in zip(places, titles, strict=True):
             axes.imshow(pictures[title], interpolation="nearest")
             axes.set(xticks=[], yticks=[])
-            axes.set_title(f"{name}: {title}" if title == titles[0] else title, fontsize=8, parse_math=False)
+            axes.set_title(f"{_short(name)}: {title}" if title == titles[0] else title, fontsize=8, parse_math=False)
     patches = [Patch(facecolor=hex_colour(colour), edgecolor="grey", label=name) for name, colour in legend.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 8), frameon=False, fontsize=8)
     return _png(figure)
+
+
+def _short(name: str, longest: int = 30) -> str:
+    """A name as it fits over a picture: some competitions' ids have 64 letters, and those in the middle tell least."""
+    return name if len(name) <= longest else f"{name[: longest * 2 // 3]}…{name[-(longest // 3 - 1) :]}"
 
 
 def fold_colour(fold: int) -> Colour:

@@ -7,6 +7,7 @@ a run that was killed goes on with the very numbers it would have drawn, whateve
 import functools
 import hashlib
 import importlib
+import os
 import platform
 import sys
 from pathlib import Path
@@ -99,6 +100,8 @@ def _processor() -> str:
 
 
 def best_device() -> torch.device:
+    # so that asking leaves this process without a CUDA context, which the processes it forks could not use
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -155,6 +155,17 @@ def test_the_machine_says_how_many(
     assert lanes.count_lanes(5) == expected
 
 
+def test_asking_for_a_gpu_leaves_it_to_the_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTORCH_NVML_BASED_CUDA_CHECK", raising=False)
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: asked.append(os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"]))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    lanes.count_lanes(2)
+    assert asked
+    assert set(asked) == {"1"}
+
+
 def test_folds_beside_each_other_end_with_the_bytes_they_have_alone(tmp_path: Path) -> None:
     """Trained and predicted; and the thread count is the one of a part of the machine."""
     settings = {"labelled": 6, "folds": {"count": 2}, "train": {"epochs": 1, "steps_per_epoch": 2}}

@@ -7,6 +7,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,6 +28,7 @@ from pictures import (
     class_colours,
     draw_errors,
     draw_label,
+    draw_picture_sheet,
     draw_point_errors,
     draw_points,
     plot_curves,
@@ -343,3 +345,17 @@ def test_best_middle_and_worst_share_no_image(count: int) -> None:
 
 def test_every_metric_is_said_in_words() -> None:
     assert set(METRIC_WORDS) == {name for names in TASK_METRICS.values() for name in names}
+
+
+@pytest.mark.parametrize("name", ["a1", "0" * 30, "45bf49ad6f1d4c71cdb18f1cb78a8e06fd2f53767e28f727cb81" * 3])
+def test_a_names_length_does_not_leave_the_sheet(name: str) -> None:
+    grey = np.full((40, 40, 3), 128, np.uint8)
+    sheet = draw_picture_sheet([(name, {"image": grey, "truth": grey, "prediction": grey})], {})
+    drawn = cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR)
+    assert (drawn[:, :2] == 255).all(), "nothing is cut off at the left"
+    titles = drawn[: drawn.shape[0] // 6].min(axis=(0, 2)) < 255
+    first, second = drawn.shape[1] // 3, drawn.shape[1] // 2
+    assert titles[:first].any()
+    gap = titles[first:second]
+    assert np.diff(gap.astype(int)).tolist().count(1) >= 1
+    assert not gap[:4].any(), "it ends before the next picture's title"
