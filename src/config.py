@@ -180,7 +180,7 @@ class Loss(Section):
     dice: Annotated[float, Field(ge=0.0)] = 1.0
     focal_gamma: Annotated[float, Field(ge=0.0)] = 0.0
     class_weights: Literal["none", "frequency", "sqrt_frequency"] = "none"
-    gated_crf: Annotated[float, Field(ge=0.0)] | None = None  # like neighbours, like answers: try 0.1 on points
+    gated_crf: Annotated[float, Field(ge=0.0)] | None = None  # like neighbours, like answers; see RESULTS.md
     label_smoothing: Share = 0.0
 
 
