@@ -1,5 +1,6 @@
 """Folds beside each other: each its part of the machine, the same bytes as alone, and no process left behind."""
 
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from helpers import SRC, environment, make_workspace, same_tensors, switches
 
 import lanes
 from artifacts import Paths, load_checkpoint
+from cli import tell
 
 COUNT = 3
 # what each fold does is in `work`; two cores, whatever there are
@@ -128,6 +130,17 @@ def test_one_bar_is_shown(tmp_path: Path) -> None:
     _, _, told = finish(start(tmp_path, work, todo=(0, 1)))
     assert "fold 0" in told
     assert "fold 1" not in told
+
+
+def test_a_line_stands_where_another_folds_bar_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for kind, expected in ((Terminal, "\r\x1b[Kfold 1: done\n"), (io.StringIO, "fold 1: done\n")):
+        monkeypatch.setattr(sys, "stdout", kind())
+        tell("fold 1: done")
+        assert sys.stdout.getvalue() == expected
 
 
 @pytest.mark.parametrize(
