@@ -15,7 +15,7 @@ import numpy as np
 from artifacts import Paths, atomic, read_json
 from config import Config
 from images import read_image, read_mask, resize_label
-from index import read_index
+from index import read_folds, read_index
 from labels import label_names, name_encoding
 from pictures import (
     Colour,
@@ -96,9 +96,10 @@ def write_curves(paths: Paths, rounds: Sequence[Curves], names: Sequence[str], m
 
 
 def write_results(config: Config, paths: Paths) -> None:
-    """Labelled images from all over the index with their truth, their points where they have some, and predictions."""
-    table = read_index(paths)
-    rows = {row["image_id"]: row for row in table[table["split"] == "labelled"].to_dict("records")}
+    """Held-out images from all over the index with their truth, their points where they have some, and predictions."""
+    table, folds = read_index(paths), read_folds(paths)
+    held_out = folds.loc[folds["fold"].isin(range(config.folds.count)), "image_id"]  # one split holds out but some
+    rows = {row["image_id"]: row for row in table[table["image_id"].isin(set(held_out))].to_dict("records")}
     chosen = spread(list(rows), SHOWN)
     points = load_points(paths.points) if table["points"].any() else None
     parameters, drawn = load_parameters(paths), {}

@@ -359,3 +359,21 @@ def test_a_names_length_does_not_leave_the_sheet(name: str) -> None:
     gap = titles[first:second]
     assert np.diff(gap.astype(int)).tolist().count(1) >= 1
     assert not gap[:4].any(), "it ends before the next picture's title"
+
+
+def test_one_split_shows_what_it_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sheets
+
+    make_run(tmp_path)
+    paths = Paths(tmp_path, "x")
+    folds = pd.read_csv(paths.folds)
+    shown = sheets.spread(sorted(folds["image_id"]), sheets.SHOWN)
+    folds["fold"] = [0 if image_id not in shown else -1 for image_id in folds["image_id"]]
+    folds.to_csv(paths.folds, index=False)
+    drawn = []
+    monkeypatch.setattr(
+        sheets, "draw_picture_sheet", lambda rows, legend: drawn.extend(name for name, _ in rows) or b""
+    )
+    single = ["folds.count=1", "folds.validation=5", "postprocess.fit=false", "ensemble.fit_weights=false"]
+    sheets.write_results(load_config(tmp_path / "x.yaml", single), paths)
+    assert set(drawn) == set(folds.loc[folds["fold"] == 0, "image_id"])
