@@ -14,14 +14,13 @@ all scores to runs/compare_configs.json. What is done already is skipped: seeds 
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "src"), str(TOP / "bench")]
 
-from compare_pseudo import spread  # noqa: E402
+from compare_pseudo import run_told, spread  # noqa: E402
 
 from artifacts import Paths, read_json, write_json  # noqa: E402
 from cli import make_parser, run_script  # noqa: E402
@@ -48,7 +47,7 @@ def run_arm(args: argparse.Namespace, name: str, file: Path, overrides: list[str
     """Run a config whole, skipping what is done; a row a phase."""
     command = [sys.executable, str(TOP / "src" / "run_stages.py"), "--config", str(file), "--workspace"]
     changes = [word for override in overrides for word in ("--set", override)]
-    subprocess.run([*command, str(args.workspace), *changes], check=True)
+    run_told([*command, str(args.workspace), *changes])
     config = load_config(file, overrides)
     paths, minutes = Paths(args.workspace, config.name), 0.0
     table, rows = read_json(paths.scores), []

@@ -77,7 +77,15 @@ def run_arm(args: argparse.Namespace, overrides: list[str], rounds: tuple[Round,
         elif any(later.pseudo for later in rounds[number + 1 :]):  # a teacher's answers are asked for
             stages += [["predict.py", *on_fold]]
     for stage in stages:
-        subprocess.run([sys.executable, str(TOP / "src" / stage[0]), *common, *stage[1:]], check=True)
+        run_told([sys.executable, str(TOP / "src" / stage[0]), *common, *stage[1:]])
+
+
+def run_told(command: list[str]) -> None:
+    """Run a script that tells its own mistakes; with one, its exit code is ours."""
+    try:
+        subprocess.run(command, check=True)
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)
 
 
 def score_arm(args: argparse.Namespace, overrides: list[str], round: int) -> dict[str, float]:

@@ -133,6 +133,7 @@ def test_whole_runs_of_configs_are_compared_on_one_split(
 ) -> None:
     monkeypatch.syspath_prepend(str(TOP / "bench"))
     import compare_configs
+    import compare_pseudo
 
     labels = {"kind": "rle", "path": "train.csv", "points": {"count": 40}}
     settings = {"train": {"epochs": 2, "steps_per_epoch": 1}, "data": {"labels": labels}}
@@ -147,7 +148,7 @@ def test_whole_runs_of_configs_are_compared_on_one_split(
             if script not in ("make_submission.py", "make_report.py"):
                 run(Path(script).stem, folder, *arguments, *words)
 
-    monkeypatch.setattr(compare_configs.subprocess, "run", in_this_process)
+    monkeypatch.setattr(compare_pseudo.subprocess, "run", in_this_process)
     parser = make_parser(compare_configs.__doc__)
     compare_configs.add_arguments(parser)
     arms = ["--arm", "short", str(file), "train.epochs=1", "--arm", "long", str(file)]
@@ -174,3 +175,23 @@ def test_whole_runs_of_configs_are_compared_on_one_split(
     assert any("long" in one and "supervised" in one and f"{sum(values) / 2:.4f} ± " in one for one in table)
     with pytest.raises(UserError, match="--arm: give each a name"):
         compare_configs.main(parser.parse_args(["--arm", "short", str(file), "--arm", "short", str(file)]))
+
+
+def test_a_stage_that_fails_ends_a_comparison_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.syspath_prepend(str(TOP / "bench"))
+    import compare_configs
+
+    folder = make_workspace(tmp_path)
+    for image in (folder / "raw" / "train").iterdir():
+        image.unlink()
+    parser = make_parser(compare_configs.__doc__)
+    compare_configs.add_arguments(parser)
+    line = ["--arm", "ours", str(folder / "tiny.yaml"), "--seeds", "0", "--workspace", str(folder)]
+    with pytest.raises(SystemExit) as caught:
+        compare_configs.main(parser.parse_args(line))
+    assert caught.value.code == 2
+    told = capfd.readouterr().err
+    assert told.startswith("prepare.py: ")
+    assert "Traceback" not in told
