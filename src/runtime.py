@@ -4,6 +4,7 @@ Randomness is stateless: every draw's seed is derived from what it is for (`deri
 a run that was killed goes on with the very numbers it would have drawn, whatever the number of workers or processes.
 """
 
+import ctypes
 import functools
 import hashlib
 import importlib
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 CPUINFO = Path("/proc/cpuinfo")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h's names for mallopt(3)
 LIBRARIES = ("torch", "numpy", "cv2", "albumentations", "timm", "segmentation_models_pytorch")
 
 
@@ -69,6 +71,19 @@ def make_accelerator(precision: Literal["auto", "bf16", "fp16", "fp32"]) -> "Acc
     from accelerate import Accelerator
 
     return Accelerator(mixed_precision=choose_precision(precision))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what tensors free: every step asks for as much again, and fresh pages cost a seventh of its time.
+
+    Where there is no glibc nothing changes.
+    """
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return
+    for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
+        set_option(option, value)
 
 
 def autocast(device: torch.device, precision: Literal["auto", "bf16", "fp16", "fp32"]) -> torch.autocast:

@@ -87,9 +87,10 @@ def train_fold(config: Config, paths: Paths, round: int, stages: dict[int, Stage
     from dataset import StepSampler, TrainingDataset, make_loader
     from engine import evaluate, train_one_epoch
     from foresight import foretell
-    from runtime import derive_seed, describe_machine, make_accelerator
+    from runtime import derive_seed, describe_machine, keep_freed_memory, make_accelerator
 
     folder, settings, stage = paths.run(round, fold), config.rounds[round].train, stages[fold]
+    keep_freed_memory()
     accelerator = make_accelerator(settings.precision)
     if accelerator.is_main_process:
         open_folder(folder, stage, fresh)

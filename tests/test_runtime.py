@@ -1,7 +1,11 @@
 """Seeds, precision, and torchvision's mend."""
 
 import json
+import mmap
+import platform
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +19,8 @@ from runtime import (
     make_accelerator,
     mend_torchvision,
 )
+
+SRC = Path(__file__).resolve().parent.parent / "src"
 
 
 def test_a_seed_is_the_same_on_every_machine() -> None:
@@ -81,3 +87,25 @@ def test_the_machine_is_described_in_plain_values() -> None:
     assert said["torch"] == torch.__version__
     assert said["python"] == sys.version.split()[0]
     assert len(str(said["processor"])) > 3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_freed_memory_is_used_again() -> None:
+    program = """
+import resource, sys, torch
+from runtime import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(10):
+    torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {}
+    for asked in ("keep", "leave"):
+        done = subprocess.run([sys.executable, "-c", program, asked], cwd=SRC, capture_output=True, check=True)
+        faults[asked] = int(done.stdout)
+    pages = 5 * 2**26 // mmap.PAGESIZE
+    assert faults["keep"] < 0.1 * pages < 0.9 * pages < faults["leave"]
