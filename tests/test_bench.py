@@ -5,6 +5,8 @@ import ast
 import importlib
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -195,3 +197,40 @@ def test_a_stage_that_fails_ends_a_comparison_with_its_line(
     told = capfd.readouterr().err
     assert told.startswith("prepare.py: ")
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("system", [one.stem for one in sorted((TOP / "configs/originals").glob("*.yaml"))])
+def test_each_system_is_compared_with_its_original_on_the_same_labels(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TOP / "bench"))
+    import compare_configs
+
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n", encoding="utf-8")
+    python.chmod(0o755)
+    command = ["bash", str(TOP / "bench/compare_systems.sh"), system, "--seeds", "3"]
+    told = subprocess.run(command, env=os.environ | {"PYTHON": str(python)}, capture_output=True, text=True, check=True)
+    script, *words = told.stdout.split("\0")[:-1]
+    assert Path(script) == TOP / "bench/compare_configs.py"
+    parser = make_parser(compare_configs.__doc__)
+    compare_configs.add_arguments(parser)
+    args = parser.parse_args(words)
+    assert args.seeds == [3]
+    arms = {name: load_config(Path(file), [*args.overrides, *changes]) for name, file, *changes in args.arm}
+    assert arms["original"].name == f"{system}_original"
+    assert arms["ours"].name == system
+    for section in ("folds", "classes"):
+        assert len({str(getattr(config, section)) for config in arms.values()}) == 1, section
+    labels = [config.data.model_dump(exclude={"kaggle", "solution_of"}) for config in arms.values()]
+    for one in labels:
+        (one["labels"]["points"] or {}).pop("grid", None)  # the same number; dubai_points draws on another grid
+    assert all(one == labels[0] for one in labels)
+    assert {config.model.encoder for config in arms.values()} == {"tu-tf_efficientnet_lite0"}
+
+
+def test_an_unknown_system_is_told_by_name() -> None:
+    told = subprocess.run(["bash", str(TOP / "bench/compare_systems.sh"), "potsdam"], capture_output=True, text=True)
+    assert told.returncode == 2
+    assert told.stderr.startswith("compare_systems.sh: no system potsdam; take satellite_pseudo, ")
+    assert len(told.stderr.splitlines()) == 1
