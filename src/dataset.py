@@ -142,22 +142,26 @@ class TrainingDataset(Dataset):
         consistency = config.rounds[round].consistency
         stronger = consistency.strong if consistency else None
         self.strong = make_recipe(self.train.augment, config.image.channels, stronger) if stronger else self.recipe
+        own = consistency.cutmix if consistency else None
+        self.cutmix = {"unlabelled": self.train.augment.cutmix if own is None else own}
         self._cache: dict[tuple[int, int], Picture] = {}
         self._room = self.train.cache_gb * 2**30 / max(1, self.train.workers)  # each worker decodes for itself
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """`image` `(C, h, w) float32` and `target`: `(h, w)` or `(K, h, w)` int64, or soft `(K, h, w) float32`.
 
-        An unlabelled image has no target; its `image` is the weak view and `strong` the other.
+        An unlabelled image has no target; its `image` is the weak view and `strong` the other. CutMix comes later, as
+        its teacher sees whole images: `box`, `(4,) int64`, are the top, bottom, left and right of the other's part.
         """
         source, number = key
         kind = self.sources[source].kind
         record, picture, image, label, seed = self._cut(source, number)
         rng = np.random.default_rng([self.seed, source, number, 1])
-        if rng.random() < self.train.augment.cutmix:
+        mixed = rng.random() < self.cutmix.get(kind, self.train.augment.cutmix)
+        box = _draw_box(self.train.augment.crop, rng) if mixed else (slice(0, 0), slice(0, 0))
+        if mixed and kind != "unlabelled":
             # a number from beyond any run's reach, so that the partner is not the next sample of an epoch
             _, _, other, other_label, _ = self._cut(source, number + 2**40)
-            box = _draw_box(self.train.augment.crop, rng)
             image[box], label[box] = other[box], other_label[box]
         full = 255.0 if image.dtype == np.uint8 else 1.0
         recipe = self.strong if kind == "unlabelled" else self.recipe
@@ -165,7 +169,8 @@ class TrainingDataset(Dataset):
         sample = {"image_id": record.image_id, "image": torch.from_numpy(strong)}
         if kind == "unlabelled":
             weak = torch.from_numpy(normalise(image, picture.mean, picture.std, full))
-            return sample | {"image": weak, "strong": sample["image"]}
+            corners = torch.tensor([edge for side in box for edge in (side.start, side.stop)])
+            return sample | {"image": weak, "strong": sample["image"], "box": corners}
         return sample | {"target": self._target(label, bool(record.soft))}
 
     def _cut(self, source: int, number: int) -> tuple[Record, Picture, np.ndarray, np.ndarray, int]:

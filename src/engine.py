@@ -31,7 +31,7 @@ from points import rasterise
 from postprocess import resize_probabilities, starting_parameters, to_label
 from predictions import judged_by_masks
 from scoring import Scores, dense_truth
-from semi import ramp, teach
+from semi import ramp, student_view, teach
 from strips import Strips, open_strips
 from transforms import cut_centre, normalise
 from trouble import WAY_OUT, stop_not_finite, told_too_large
@@ -224,19 +224,20 @@ def step_loss(learner: Learner, batch: dict[str, dict], epoch: int) -> tuple[Ten
     """The loss of one batch: real and pseudo labels weighted by their images, plus the ramped consistency."""
     accelerator, task = learner.accelerator, learner.config.task
     device = accelerator.device
-    halves = [(kind, half, half["strong" if kind == "unlabelled" else "image"]) for kind, half in batch.items()]
-    images = torch.cat([image for _, _, image in halves])
+    shown = {kind: student_view(half) for kind, half in batch.items()}
+    images = torch.cat(list(shown.values()))
     images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
     with accelerator.autocast():
         logits = _ask(learner, images)
     total, parts = torch.zeros((), device=device), {}
-    supervised = sum(len(image) for kind, _, image in halves if kind != "unlabelled")
-    for (kind, half, _), answer in zip(halves, logits.split([len(image) for _, _, image in halves]), strict=True):
+    supervised = sum(len(images) for kind, images in shown.items() if kind != "unlabelled")
+    answers = logits.split([len(images) for images in shown.values()])
+    for (kind, half), answer in zip(batch.items(), answers, strict=True):
         if kind == "unlabelled":
             settings = learner.round.consistency
             weak = half["image"].to(device, memory_format=torch.channels_last)
             with accelerator.autocast():
-                loss, kept = teach(answer, learner.ema, weak, settings, task)
+                loss, kept = teach(answer, learner.ema, weak, half["box"], settings, task)
             parts |= {"consistency": loss.item(), "kept": kept.item()}
             total = total + ramp(epoch, settings) * loss
             continue

@@ -122,7 +122,7 @@ def _measure_image(learner: Learner, sources: list[Source]) -> int:
 def _blank(config: Config, kind: str, count: int, crop: int) -> dict[str, Tensor]:
     images = torch.zeros(count, config.image.channels, crop, crop)
     if kind == "unlabelled":
-        return {"image": images, "strong": images}
+        return {"image": images, "strong": images, "box": torch.zeros(count, 4, dtype=torch.int64)}
     shape = (len(config.classes), crop, crop) if config.task == "multilabel" else (crop, crop)
     return {"image": images, "target": torch.zeros(count, *shape, dtype=torch.int64)}
 

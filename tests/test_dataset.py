@@ -152,11 +152,34 @@ def test_weak_and_strong_view_share_their_geometry(records: list[Record], paths:
     dataset = TrainingDataset([Source("unlabelled", pool, 1)], make_config(augment=augment), paths, 0, 0)
     for number in range(6):
         sample = dataset[(0, number)]
-        assert set(sample) == {"image_id", "image", "strong"}
+        assert set(sample) == {"image_id", "image", "strong", "box"}
         assert not torch.equal(sample["image"], sample["strong"])
         assert np.corrcoef(sample["image"][1].ravel(), sample["strong"][1].ravel())[0, 1] > 0.8 or (
             sample["image"][1].std() < 0.05
         )
+
+
+def test_an_unlabelled_sample_names_its_box_and_is_whole(records: list[Record], paths: Paths) -> None:
+    pool = [Record(one.image_id, one.image, one.size) for one in records]
+    source = [Source("labelled", records, 1), Source("unlabelled", pool, 1)]
+
+    def samples(labelled: float, own: float | None) -> list[dict[str, Any]]:
+        rounds = [{}, {"phase": "joint", "consistency": {"cutmix": own}}]
+        train = {"augment": STILL | {"crop": 32, "cutmix": labelled}}
+        config = parse_config({"name": "t", "image": RAW, "train": train, "rounds": rounds})
+        dataset = TrainingDataset(source, config, paths, 1, 0)
+        return [dataset[(1, number)] for number in range(12)]
+
+    whole = samples(0.0, None)
+    assert all(one["box"].tolist() == [0, 0, 0, 0] for one in whole + samples(1.0, 0.0))
+    for mixed in (samples(1.0, None), samples(0.0, 1.0)):
+        for one, same_place in zip(mixed, whole, strict=True):
+            top, bottom, left, right = one["box"].tolist()
+            assert 0 <= top < bottom <= 32
+            assert 0 <= left < right <= 32
+            assert 0.05 < (bottom - top) * (right - left) / 32**2 < 0.6
+            assert torch.equal(one["image"], same_place["image"])
+            assert torch.equal(one["strong"], same_place["strong"])
 
 
 def test_blurred_views_align(paths: Paths) -> None:
