@@ -193,7 +193,7 @@ class Consistency(Section):
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     share: Share = 0.5  # of a batch
     strong: Photometry | None = None  # of the student's view; None: as train.augment has it
-    cutmix: Share | None = None  # of the student's view, and of the teacher's answers; None: as train.augment has it
+    cutmix: Share | None = None  # of the student's views, two by two, and of the answers; None: as train.augment has it
     # "labelled": the training images too, whose unknown pixels nobody else teaches
     pool: tuple[Literal["labelled", "unlabelled", "test"], ...] = ("unlabelled", "test")
 

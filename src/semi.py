@@ -29,7 +29,7 @@ def mix_pairs(images: Tensor, boxes: Tensor) -> Tensor:
     """Each of a batch's pairs (0 and 1, 2 and 3, …) with a rectangle of the other, the last of an odd number with none.
 
     `images` are `(N, C, H, W)`, `boxes` `(N, 4) int64` each one's top, bottom, left and right. A batch that is spread
-    over processes evenly has the same pairs.
+    over processes has the same pairs where each gets an even number.
     """
     mixed = images.clone()
     for place, (top, bottom, left, right) in enumerate(boxes.tolist()):
