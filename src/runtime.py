@@ -74,7 +74,7 @@ def make_accelerator(precision: Literal["auto", "bf16", "fp16", "fp32"]) -> "Acc
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what tensors free: every step asks for as much again, and fresh pages cost a seventh of its time.
+    """Have glibc keep what tensors free: every step asks for as much again, and fresh pages cost time.
 
     Where there is no glibc nothing changes.
     """
