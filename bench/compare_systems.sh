@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# A system against the protocol it came from, on data that can be had: bash bench/compare_systems.sh potsdam_points --seeds 0 1 2
+# A system against the protocol it came from, on data that can be had.
+#
+#   bash bench/compare_systems.sh potsdam_points --seeds 0 1 2
 #
 # The systems: satellite_pseudo, microct_mean_teacher, microct_dsb, potsdam_points, deepglobe_points, dubai_points. What
 # follows the name goes to bench/compare_configs.py. Where a system's own data cannot be fetched by a program, its
-# configs run on nuclei (DSB 2018) or aerial photos (Dubai) from ../shared/data instead. EfficientNet-Lite0 stands in for
-# every pretrained encoder, and the networks are as wide as two cores can bear, on both sides. "longer" is the original
-# protocol with as many steps as ours takes.
+# configs run on nuclei (DSB 2018) or aerial photos (Dubai) from ../shared/data instead. Both sides have
+# EfficientNet-Lite0 for every pretrained encoder, and a plain U-Net as wide as two cores can bear. "longer" is the
+# original protocol with as many steps as ours takes.
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -47,10 +49,10 @@ dubai() {
 }
 
 case $system in
-satellite_pseudo) # 51 labelled nuclei images, 17 of them to judge by, and 150 without labels; 100 labelled ones are the test
+satellite_pseudo) # 51 labelled images of nuclei, 17 of them to judge by, 150 without labels, and 100 to test on
     arms=(
         --arm original "$original"
-        --arm longer "$original" train.epochs=45
+        --arm longer "$original" train.epochs=50
         --arm ours "$ours"
         --set 'data={"root": "../shared/data/dsb2018", "images": "stage1_train/{id}/images/{id}.png", "labels": {"kind":
             "rle", "path": "stage1_train_labels.csv", "format": "dsb2018", "keep": 51, "keep_test": 100,
@@ -78,7 +80,7 @@ deepglobe_points)
     dubai '"density": 0.01'
     arms=(
         --arm original "$original"
-        --arm longer "$original" train.epochs=55
+        --arm longer "$original" train.epochs=70
         --arm ours "$ours"
         "${on_dubai[@]}" "${one_split[@]}" "${lite0[@]}"
     ) ;;

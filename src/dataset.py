@@ -143,7 +143,7 @@ class TrainingDataset(Dataset):
         stronger = consistency.strong if consistency else None
         self.strong = make_recipe(self.train.augment, config.image.channels, stronger) if stronger else self.recipe
         own = consistency.cutmix if consistency else None
-        self.cutmix = {"unlabelled": self.train.augment.cutmix if own is None else own}
+        self.pool_cutmix = self.train.augment.cutmix if own is None else own
         self._cache: dict[tuple[int, int], Picture] = {}
         self._room = self.train.cache_gb * 2**30 / max(1, self.train.workers)  # each worker decodes for itself
 
@@ -157,7 +157,7 @@ class TrainingDataset(Dataset):
         kind = self.sources[source].kind
         record, picture, image, label, seed = self._cut(source, number)
         rng = np.random.default_rng([self.seed, source, number, 1])
-        mixed = rng.random() < self.cutmix.get(kind, self.train.augment.cutmix)
+        mixed = rng.random() < (self.pool_cutmix if kind == "unlabelled" else self.train.augment.cutmix)
         box = _draw_box(self.train.augment.crop, rng) if mixed else (slice(0, 0), slice(0, 0))
         if mixed and kind != "unlabelled":
             # a number from beyond any run's reach, so that the partner is not the next sample of an epoch

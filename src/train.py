@@ -231,6 +231,8 @@ def split_batch(config: Config, round: int) -> dict[str, int]:
     unlabelled = max(1, round_half_up(size * one.consistency.share)) if one.consistency else 0
     if size - pseudo - unlabelled < 1:
         raise UserError(f"rounds.{round}: its shares leave no room for real labels in a batch of {size}; lower them")
+    if unlabelled == 1 and one.consistency.cutmix:
+        raise UserError(f"rounds.{round}.consistency.cutmix: it takes two images; raise train.batch_size over {size}")
     return {"labelled": size - pseudo - unlabelled, "pseudo": pseudo, "unlabelled": unlabelled}
 
 

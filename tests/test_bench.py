@@ -19,9 +19,13 @@ from helpers import make_workspace, run
 
 from artifacts import TOP, read_json
 from cli import make_parser
+from config import Config
 from errors import UserError
 from settings import load_config
 from stages import list_stages
+from train import split_batch
+
+DUBAI = 56  # its labelled photos
 
 
 @pytest.fixture
@@ -199,6 +203,16 @@ def test_a_stage_that_fails_ends_a_comparison_with_its_line(
     assert "Traceback" not in told
 
 
+def steps_in_all(config: Config) -> int:
+    """The steps of all rounds of a single split, as train.py counts them."""
+    images = (config.data.labels.keep or DUBAI) - config.folds.validation
+    steps = 0
+    for round, one in enumerate(config.rounds):
+        each = one.train.steps_per_epoch or images // split_batch(config, round)["labelled"]
+        steps += one.train.epochs * each
+    return steps
+
+
 @pytest.mark.parametrize("system", [one.stem for one in sorted((TOP / "configs/originals").glob("*.yaml"))])
 def test_each_system_is_compared_with_its_original_on_the_same_labels(
     system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -227,6 +241,8 @@ def test_each_system_is_compared_with_its_original_on_the_same_labels(
         (one["labels"]["points"] or {}).pop("grid", None)  # the same number; dubai_points draws on another grid
     assert all(one == labels[0] for one in labels)
     assert {config.model.encoder for config in arms.values()} == {"tu-tf_efficientnet_lite0"}
+    alike = "longer" if "longer" in arms else "original"
+    assert steps_in_all(arms[alike]) == steps_in_all(arms["ours"])
 
 
 def test_an_unknown_system_is_told_by_name() -> None:

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 import engine
 from config import Consistency
+from errors import UserError
 from losses import consistency_loss
 from runtime import make_accelerator
 from semi import mix_pairs, ramp, teach
 from settings import parse_config
+from train import split_batch
 
 
 def test_the_weight_ramps_up_to_its_setting() -> None:
@@ -89,3 +91,13 @@ def test_a_step_cuts_what_the_student_sees_and_not_what_its_teacher_sees() -> No
     assert torch.equal(seen["teacher"], weak)
     weight = ramp(0, config.rounds[1].consistency)
     assert total.item() == pytest.approx(parts["labelled"] + weight * parts["consistency"])
+
+
+def test_one_image_has_none_to_be_cut_into() -> None:
+    rounds = [{}, {"phase": "joint", "consistency": {"cutmix": 0.5}}]
+    values = {"name": "tiny", "rounds": rounds}
+    assert split_batch(parse_config(values | {"train": {"batch_size": 4}}), 1)["unlabelled"] == 2
+    with pytest.raises(
+        UserError, match=r"rounds.1.consistency.cutmix: it takes two images; raise train.batch_size over 2"
+    ):
+        split_batch(parse_config(values | {"train": {"batch_size": 2}}), 1)
