@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from config import Model
+from depthwise import quicken_depthwise
 from errors import UserError
 from runtime import mend_torchvision
 from unet import PlainUnet
@@ -48,12 +49,13 @@ def build_model(model: Model, in_channels: int, classes: int, with_weights: bool
 
 
 def _finish(network: nn.Module, model: Model) -> nn.Module:
-    """What every architecture gets: its norms, dropout and frozen stages."""
+    """What every architecture gets: its norms, dropout, frozen stages, and slopes that are quick on a processor."""
     if model.norm != "batch":
         swap_norms(network, model.norm)
     if model.dropout:
         network.segmentation_head = nn.Sequential(nn.Dropout2d(model.dropout), network.segmentation_head)
     freeze_stages(network.encoder, model.freeze_encoder_stages)
+    quicken_depthwise(network)
     return network
 
 
