@@ -137,9 +137,9 @@ def merge_row(text: str, where: str, line: str) -> str:
     lines = {key: one for one in tables.get(where, "").splitlines() for key in order if one.startswith(key)}
     lines |= {key: line for key in order if line.startswith(key)}
     rows = "\n".join(lines[key] for key in order if key in lines)
-    tables[where] = f"\n{HEADER}{rows}\n\n"
+    tables[where] = f"{HEADER}{rows}"
     head = head or "# Speed\n\n`python bench/bench_speed.py` writes this file, a table a machine.\n\n"
-    return (head + "".join(f"## {name}\n{table}" for name, table in tables.items())).rstrip() + "\n"
+    return head + "\n\n".join(f"## {name}\n\n{table.strip()}" for name, table in tables.items()) + "\n"
 
 
 def machine() -> str:

@@ -47,6 +47,7 @@ def test_rows_are_merged_under_their_machine(bench: ModuleType) -> None:
     assert again == text.replace("| old | yes |", "| new (--quick) | no |")
     assert again.count("| `") == 3
     assert again.count(bench.HEADER) == 2
+    assert all(part.endswith("|\n\n") for part in again.split("## ")[1:-1]), "an empty line before the next machine"
 
 
 def test_every_row_has_its_function(bench: ModuleType) -> None:
