@@ -1,11 +1,14 @@
 """bench_speed.py's rows on training: whole loops against plain ones, the pipeline's share, and loading by itself."""
 
 import itertools
+import multiprocessing
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from dataset import Record, Source, StepSampler, TrainingDataset, make_loader
 from engine import Learner, make_learner, train_one_epoch
 from images import write_mask
 from models import build_model
-from runtime import make_accelerator, mend_torchvision
+from runtime import keep_freed_memory, make_accelerator, mend_torchvision
 from settings import parse_config
 
 SIDE, CROP, IMAGES, BATCH = 512, 256, 16, 8
@@ -34,9 +37,9 @@ def measure_throughput(quick: bool) -> tuple[str, bool]:
     with tempfile.TemporaryDirectory(prefix="fewmask-bench-") as folder:
         records = write_images(Path(folder))
         for name, encoder in ENCODERS.items():
-            ours = our_loop(encoder, Path(folder), records)
-            plain = plain_loop(encoder, Path(folder), records)
-            times = take_turns({"ours": ours, "plain": plain}, turns=3 if quick else 9)
+            given = (encoder, Path(folder), records)
+            with alone(our_loop, *given) as ours, alone(plain_loop, *given) as plain:
+                times = take_turns({"ours": ours, "plain": plain}, turns=3 if quick else 9)
             ratios.append(times["plain"] / times["ours"])
             shown.append(f"{name} {ratios[-1]:.2f}× ({BATCH / times['ours']:.2f} images/s, {used_precision()})")
     return "; ".join(shown), min(ratios) >= 3.0
@@ -128,7 +131,37 @@ def step(learner: Learner, batches: Iterator) -> Callable[[], None]:
     return one
 
 
+@contextmanager
+def alone(make: Callable[..., Callable[[], None]], *arguments: Any) -> Iterator[Callable[[], None]]:
+    """A loop that `make` makes, in a process of its own, whose memory is kept in its own way; a call is one step."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there, make, arguments), daemon=True)
+    process.start()
+    there.close()  # so that a process that fails is heard of
+
+    def one() -> None:
+        here.send(None)
+        here.recv()
+
+    yield one
+    here.close()
+    process.join()
+
+
+def serve(asked: Connection, make: Callable[..., Callable[[], None]], arguments: tuple) -> None:
+    loop = make(*arguments)
+    while True:
+        try:
+            asked.recv()
+        except EOFError:
+            return
+        loop()
+        asked.send(None)
+
+
 def our_loop(encoder: str, folder: Path, records: list[Record]) -> Callable[[], None]:
+    keep_freed_memory()  # as train.py does
     return step(*open_loop(encoder, folder, records))
 
 

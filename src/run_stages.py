@@ -25,7 +25,16 @@ from stages import list_stages, stage_work, time_left
 
 SRC = Path(__file__).resolve().parent
 FORKS = sys.platform == "linux"  # elsewhere a process that has loaded its libraries cannot be forked safely
-USED = ("accelerate", "albumentations", "engine", "pandas", "predictions", "segmentation_models_pytorch")
+USED = (
+    "accelerate",
+    "albumentations",
+    "engine",
+    "matplotlib.figure",
+    "pandas",
+    "predictions",
+    "segmentation_models_pytorch",
+    "torch.utils.tensorboard",
+)
 
 
 def main(args: argparse.Namespace) -> None:

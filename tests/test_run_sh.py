@@ -53,7 +53,7 @@ def house(tmp_path: Path) -> Path:
     (top / "src" / "runtime.py").write_text("def mend_torchvision(): pass")
     (top / "src" / "library.py").write_text("print('loading')")
     runner = top / "src" / "run_stages.py"
-    runner.write_text(re.sub("^USED = .*$", 'USED = ("library",)', runner.read_text(), flags=re.M))
+    runner.write_text(re.sub(r"^USED = \(.*?\)$", 'USED = ("library",)', runner.read_text(), flags=re.M | re.S))
     (top / "configs" / "sample.yaml").write_text("predict: {tta: none}\n")
     (top / "requirements.txt").write_text(f"# pins\nPyYAML=={version('PyYAML')}  # yaml\n\n# for the tests\n")
     return top
@@ -117,7 +117,7 @@ def test_the_libraries_are_loaded_while_the_data_are_prepared(house: Path) -> No
 
 def test_a_stage_that_ends_at_once_is_not_kept_waiting_for_libraries(house: Path) -> None:
     runner = house / "src" / "run_stages.py"
-    runner.write_text(re.sub("^USED = .*$", 'USED = ("slow", "library")', runner.read_text(), flags=re.M))
+    runner.write_text(re.sub(r"^USED = \(.*?\)$", 'USED = ("slow", "library")', runner.read_text(), flags=re.M | re.S))
     (house / "src" / "slow.py").write_text("import time; time.sleep(3)")
     (house / "src" / "prepare.py").write_text("import sys; sys.exit(2)")
     answer = run(house)
