@@ -68,12 +68,15 @@ microct_mean_teacher | microct_dsb)
         --arm ours "$ours"
         --set "model.decoder_channels=[128,64,32,16,16]"
     ) ;;
-potsdam_points)
+potsdam_points) # 400 steps: once through 42 photos is five, where Potsdam's 1,920 patches give each epoch 120
     dubai '"count": 20000'
     arms=(
-        --arm unweighted "$original" train.epochs=40 train.loss.class_weights=none
-        --arm original "$original" train.epochs=40
-        --arm ours "$ours" train.epochs=40
+        --arm unweighted "$original" train.loss.class_weights=none
+        --arm original "$original"
+        --arm ours "$ours"
+        --set train.epochs=40
+        --set train.steps_per_epoch=10
+        --set train.batch_size=8
         "${on_dubai[@]}" "${one_split[@]}" "${lite0[@]}"
     ) ;;
 deepglobe_points)

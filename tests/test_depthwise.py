@@ -25,10 +25,10 @@ def slopes(run: object, image: Tensor, weight: Tensor, toward: Tensor) -> tuple[
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([3, 5]),
+    st.sampled_from([3, 5, 7]),
     st.sampled_from([1, 2, 3]),
     st.integers(0, 3),
-    st.tuples(st.integers(5, 19), st.integers(5, 19)),
+    st.tuples(st.integers(7, 19), st.integers(7, 19)),
     st.booleans(),
     st.integers(0, 2**31),
 )
@@ -101,7 +101,6 @@ def test_what_needs_no_help_stays_as_it_is() -> None:
         nn.Conv2d(8, 8, 3, groups=8, bias=False, padding=1),  # its slopes are quick
         nn.Conv2d(8, 16, 3, stride=2, groups=8, bias=False),  # two answers a channel
         nn.Conv2d(8, 8, 5, groups=4, bias=False),
-        nn.Conv2d(8, 8, 5, groups=8),  # with a bias
         nn.Conv2d(8, 8, 5, groups=8, bias=False, dilation=2),
         nn.Conv2d(8, 8, 5, groups=8, bias=False, padding="same"),
         nn.Conv2d(8, 8, 5, groups=8, bias=False, padding=2, padding_mode="reflect"),
@@ -110,6 +109,19 @@ def test_what_needs_no_help_stays_as_it_is() -> None:
     network = nn.Sequential(*kept)
     quicken_depthwise(network)
     assert list(network) == kept
+
+
+def test_a_bias_is_kept_and_gets_its_slope() -> None:
+    plain = nn.Sequential(nn.Conv2d(6, 6, 7, groups=6, padding=3)).to(torch.bfloat16)
+    quick = copy.deepcopy(plain)
+    quicken_depthwise(quick)
+    assert isinstance(quick[0], Depthwise)
+    image = torch.randn(2, 6, 16, 16, dtype=torch.bfloat16)
+    for network in (plain, quick):
+        network(image).square().mean().backward()
+    for ours, theirs in ((quick[0].weight, plain[0].weight), (quick[0].bias, plain[0].bias)):
+        assert torch.equal(ours, theirs)
+        assert (ours.grad - theirs.grad).norm() <= 0.02 * theirs.grad.norm()
 
 
 def test_frozen_weights_get_no_slope() -> None:
