@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from config import Model
 from depthwise import quicken_depthwise
 from errors import UserError
+from norms import GroupNorm
 from runtime import mend_torchvision
 from unet import PlainUnet
 
@@ -104,12 +105,12 @@ def find_weights(name: str, weights: str) -> Path:
 
 
 def swap_norms(module: nn.Module, norm: str) -> None:
-    """Turn every BatchNorm into GroupNorm (32 groups or fewer) or affine InstanceNorm, keeping scale and shift."""
+    """Turn every BatchNorm into a group norm (32 groups or fewer) or an instance norm, keeping scale and shift."""
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             channels = child.num_features
             groups = next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0)
-            new = nn.GroupNorm(groups, channels) if norm == "group" else nn.InstanceNorm2d(channels, affine=True)
+            new = GroupNorm(groups if norm == "group" else channels, channels)
             with torch.no_grad():
                 new.weight.copy_(child.weight)
                 new.bias.copy_(child.bias)

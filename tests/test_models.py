@@ -23,6 +23,7 @@ from models import (
     swap_norms,
     update_ema,
 )
+from norms import GroupNorm
 
 LITE = "tu-tf_efficientnet_lite0"
 ARCHES = ("Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "Linknet", "MAnet", "Segformer", "UPerNet")
@@ -219,7 +220,9 @@ def test_swapped_norms_make_samples_independent(norm: str) -> None:
     torch.manual_seed(0)
     network = build_model(Model(norm=norm, **SMALL), 3, 1).train()
     assert not [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    assert any(isinstance(one, nn.GroupNorm if norm == "group" else nn.InstanceNorm2d) for one in network.modules())
+    swapped = [one for one in network.modules() if isinstance(one, GroupNorm)]
+    assert swapped
+    assert all(one.num_groups == one.num_channels for one in swapped) == (norm == "instance")
     images = torch.randn(2, 3, 64, 64)
     images[1] *= 3
     with torch.inference_mode():
