@@ -8,6 +8,9 @@ on real labels alone in one schedule as long as all of them. Teachers answer as 
 postprocessing fitted on the fold held out; both are scored there, nested, and on the pool, whose labels neither arm has
 seen. At the config's own seed, what its own run has done already is taken from there. Prints a table and writes it to
 runs/compare_pseudo.json.
+
+How much could the pool bring at best? `--ceiling 400` adds supervised training, of as many steps, with the labels of
+400 images; all arms are then scored on the images that are left.
 """
 
 import argparse
@@ -24,8 +27,10 @@ from artifacts import Paths, write_json  # noqa: E402
 from cli import make_parser, run_script  # noqa: E402
 from config import Config, Round  # noqa: E402
 from errors import UserError  # noqa: E402
+from index import read_index  # noqa: E402
 from settings import load_config  # noqa: E402
 
+KEYS = ("out of fold", "hidden")
 PLAIN = ("predict.tta=none", "predict.scales=[1.0]")
 
 
@@ -36,11 +41,17 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{args.config}: no round is joint, so there is nothing to compare")
     rows = []
     for seed in args.seeds:
-        for arm in ("supervised", "joint"):
-            overrides = [*args.overrides, *arm_overrides(config, arm, joint, seed)]
-            rounds = config.rounds[: 1 if arm == "supervised" else joint + 1]
-            run_arm(args, overrides, rounds)
-            rows.append({"seed": seed, "arm": arm, **score_arm(args, overrides, len(rounds) - 1)})
+        arms = {arm: arm_overrides(config, arm, joint, seed) for arm in ("supervised", "joint")}
+        if args.ceiling:
+            labels = [f"name={config.name}_ceiling_seed{seed}", f"data.labels.keep={args.ceiling}"]
+            arms["ceiling"] = [*arms["supervised"], *labels]
+        arms = {arm: [*args.overrides, *changes] for arm, changes in arms.items()}
+        for arm, overrides in arms.items():
+            run_arm(args, overrides, config.rounds[: joint + 1 if arm == "joint" else 1])
+        judges = set.intersection(*(hidden_ids(args, overrides) for overrides in arms.values()))
+        for arm, overrides in arms.items():
+            scores = score_arm(args, overrides, joint if arm == "joint" else 0, judges)
+            rows.append({"seed": seed, "arm": arm, "images": len(judges), **scores})
             print(rows[-1], flush=True)
     write_json(args.workspace / "runs" / "compare_pseudo.json", rows)
     print_table(rows, config.metric)
@@ -88,8 +99,16 @@ def run_told(command: list[str]) -> None:
         sys.exit(error.returncode)
 
 
-def score_arm(args: argparse.Namespace, overrides: list[str], round: int) -> dict[str, float]:
-    """Plain predictions of fold 0's model, on its own fold (nested over two halves) and on the hidden labels.
+def hidden_ids(args: argparse.Namespace, overrides: list[str]) -> set[str]:
+    """The images whose labels were kept from an arm."""
+    config = load_config(args.config, overrides)
+    table = read_index(Paths(args.workspace, config.name))
+    return set(table.loc[table["split"] == config.data.solution_of, "image_id"])
+
+
+def score_arm(args: argparse.Namespace, overrides: list[str], round: int, judges: set[str]) -> dict[str, float]:
+    """Plain predictions of fold 0's model, on its own fold (nested over two halves) and on the hidden labels of the
+    images `judges`.
 
     Postprocessing is fitted on the arm's own fold: the arms' probabilities lean differently, and at fixed thresholds
     that alone would decide between them.
@@ -105,23 +124,27 @@ def score_arm(args: argparse.Namespace, overrides: list[str], round: int) -> dic
     held_out = enumerate(read_oof(paths, oof, 0))
     fitted = fit_parameters(config, ((place % 2, truth, answer) for place, (_, truth, answer) in held_out))
     images = read_hidden(paths, hidden)
-    pairs = ((truth, to_label(answer, config.task, fitted.parameters)) for _, truth, answer in images)
+    pairs = (
+        (truth, to_label(answer, config.task, fitted.parameters)) for name, truth, answer in images if name in judges
+    )
     return {"out of fold": fitted.nested, "hidden": score_pairs(config, pairs)[config.metric]}
 
 
 def print_table(rows: list[dict], metric: str) -> None:
     print(f"\n{metric:<16} {'out of fold':>18} {'hidden':>18}")
-    for arm in ("supervised", "joint"):
-        shown = [spread([row[key] for row in rows if row["arm"] == arm]) for key in ("out of fold", "hidden")]
-        print(f"{arm:<16} {shown[0]:>18} {shown[1]:>18}")
-    pairs = {}
+    arms: dict[str, list[dict]] = {}
     for row in rows:
-        pairs.setdefault(row["seed"], {})[row["arm"]] = row
-    gains = [
-        spread([pair["joint"][key] - pair["supervised"][key] for pair in pairs.values()])
-        for key in ("out of fold", "hidden")
-    ]
-    print(f"{'gain per seed':<16} {gains[0]:>18} {gains[1]:>18}")
+        arms.setdefault(row["arm"], []).append(row)
+    for arm, mine in arms.items():
+        print_line(arm, [[row[key] for row in mine] for key in KEYS])
+    for arm, mine in list(arms.items())[1:]:
+        pairs = list(zip(mine, arms["supervised"], strict=True))
+        label = "gain per seed" if arm == "joint" else f"{arm}'s gain"
+        print_line(label, [[one[key] - other[key] for one, other in pairs] for key in KEYS])
+
+
+def print_line(label: str, columns: list[list[float]]) -> None:
+    print(f"{label:<16}", *(f"{spread(values):>18}" for values in columns))
 
 
 def spread(values: list[float]) -> str:
@@ -132,4 +155,5 @@ def spread(values: list[float]) -> str:
 if __name__ == "__main__":
     parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ceiling", type=int, metavar="LABELS")
     run_script(main, parser)

@@ -98,6 +98,36 @@ def test_both_arms_take_the_same_steps_and_predict_what_is_read(
     ]
 
 
+def test_a_ceiling_is_judged_on_images_that_no_arm_learnt_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.syspath_prepend(str(TOP / "bench"))
+    import compare_pseudo
+
+    labels = {"kind": "rle", "path": "train.csv", "keep": 4}
+    rounds = [{"phase": "warmup"}, {"phase": "joint", "start": "previous", "pseudo": {}}]
+    settings = {"train": {"epochs": 1, "steps_per_epoch": 1}, "rounds": rounds}
+    data = {"labels": labels, "unlabelled": "", "solution": "", "solution_of": "unlabelled"}
+    folder = make_workspace(tmp_path, labelled=12, data=data, **settings)
+
+    def in_this_process(command: list[str], check: bool) -> None:
+        arguments = command[2:]
+        places = [arguments.index(name) for name in ("--config", "--workspace")]
+        rest = [word for n, word in enumerate(arguments) if not any(n in (place, place + 1) for place in places)]
+        run(Path(command[1]).stem, folder, *rest)
+
+    monkeypatch.setattr(compare_pseudo.subprocess, "run", in_this_process)
+    args = argparse.Namespace(config=folder / "tiny.yaml", workspace=folder, overrides=[], seeds=[0], ceiling=8)
+    compare_pseudo.main(args)
+    rows = read_json(folder / "runs/compare_pseudo.json")
+    names = {"supervised": "tiny_supervised_seed0", "joint": "tiny", "ceiling": "tiny_ceiling_seed0"}
+    assert [row["arm"] for row in rows] == list(names)
+    hidden = {arm: compare_pseudo.hidden_ids(args, [f"name={name}"]) for arm, name in names.items()}
+    assert [len(ids) for ids in hidden.values()] == [8, 8, 4]
+    assert {row["images"] for row in rows} == {len(set.intersection(*hidden.values()))}
+    assert len(capsys.readouterr().out.split("\n\n")[1].splitlines()) == 6, "a line an arm, a head and two gains"
+
+
 def test_a_density_sweep_ends_in_a_table_and_a_plot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
