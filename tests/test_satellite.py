@@ -62,13 +62,14 @@ def shrink(path: str, folder: Path, *overrides: str) -> Config:
     return config
 
 
-@pytest.mark.parametrize("path", CONFIGS)
-def test_the_model_builds_and_answers(path: str) -> None:
+@pytest.mark.parametrize(("path", "arch"), zip(CONFIGS, ("Unet", "FPN"), strict=True))
+def test_the_model_builds_and_answers(path: str, arch: str) -> None:
     config = load_config(TOP / path, ["model.weights=none"])
     assert (config.model.encoder, config.channels, config.train.schedule) == ("resnet18", 1, "plateau")
+    assert config.model.arch == arch, "the original's head is a 1×1 convolution and an upsampling by four"
     network = build_model(config.model, config.image.channels, config.channels).eval()
     head = [one for one in network.segmentation_head.modules() if isinstance(one, torch.nn.Conv2d)]
-    assert [one.kernel_size for one in head] == [(1, 1)]
+    assert [one.kernel_size for one in head] == [(1, 1) if arch == "FPN" else (3, 3)]
     with torch.inference_mode():
         assert network(torch.randn(1, 3, 64, 96)).shape == (1, 1, 64, 96)
 
