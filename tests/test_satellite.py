@@ -62,7 +62,7 @@ def shrink(path: str, folder: Path, *overrides: str) -> Config:
     return config
 
 
-@pytest.mark.parametrize(("path", "arch"), zip(CONFIGS, ("Unet", "FPN"), strict=True))
+@pytest.mark.parametrize(("path", "arch"), list(zip(CONFIGS, ("Unet", "FPN"), strict=True)))
 def test_the_model_builds_and_answers(path: str, arch: str) -> None:
     config = load_config(TOP / path, ["model.weights=none"])
     assert (config.model.encoder, config.channels, config.train.schedule) == ("resnet18", 1, "plateau")
