@@ -91,7 +91,7 @@ dubai_points)
     arms=(
         --arm original "$original"
         --arm longer "$original" train.epochs=80
-        --arm ours "$ours"
+        --arm ours "$ours" train.epochs=16 train.evaluate_every=8
         --set folds.validation=14
         "${one_split[@]}" "${lite0[@]}"
     ) ;;
