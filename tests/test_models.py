@@ -258,6 +258,25 @@ def test_swapping_norms_keeps_scale_shift_and_activation() -> None:
     torch.testing.assert_close(block[1](block[0](images)), expected)
 
 
+@pytest.mark.parametrize("norm", ["group", "instance"])
+def test_swapped_norms_answer_as_the_trained_ones_did(norm: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    trained = nn.BatchNorm2d(96, momentum=None)
+    images = torch.randn(4, 96, 48, 48, generator=draw)
+    means, spreads = torch.randn(96, generator=draw) * 3, torch.rand(96, generator=draw) * 4 + 0.1
+    images = images * spreads[:, None, None] + means[:, None, None]
+    with torch.no_grad():
+        trained.weight.normal_(generator=draw)
+        trained.bias.normal_(generator=draw)
+        trained(images)
+        expected = trained.eval()(images)
+        network = nn.Sequential(trained)
+        swap_norms(network, norm)
+        torch.testing.assert_close(network(images), expected, rtol=0.05, atol=0.5)
+        kept = nn.functional.group_norm(images, 32, trained.weight, trained.bias)
+    assert (kept - expected).abs().max() > 3, "the check can fail"
+
+
 @pytest.mark.parametrize(("channels", "groups"), [(64, 32), (24, 24), (40, 20), (7, 7), (48, 24), (37, 1)])
 def test_groups_divide_the_channels(channels: int, groups: int) -> None:
     block = nn.Sequential(nn.BatchNorm2d(channels))
