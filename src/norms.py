@@ -48,25 +48,35 @@ class _GroupNorm(torch.autograd.Function):
         pixels, slopes = _pixels(image), _pixels(slope.contiguous(memory_format=torch.channels_last))
         exact = torch.promote_types(image.dtype, torch.float32)
         mean, scale = (one.to(exact).repeat_interleave(channels // groups, 1) for one in (mean, scale))
+        # the normal values as far as the image's type can tell their scale and shift, and what that leaves
+        steep, shift = scale.to(image.dtype), (-mean * scale).to(image.dtype)
+        near = _line(pixels, steep, shift)
+        factor = scale / steep
+        left = -mean * scale - shift * factor
         of_bias = slopes.sum(1, dtype=exact)
-        of_weight = ((slopes * pixels).sum(1, dtype=exact) - of_bias * mean) * scale
+        of_weight = factor * (slopes * near).sum(1, dtype=exact) + left * of_bias
 
         def average(sums: Tensor) -> Tensor:
             """Over a group's values: `(N, C)` sums over pixels → `(N, C)`, the same for each channel of a group."""
             whole = (sums * weight).view(-1, groups, channels // groups).sum(2) * groups / image[0].numel()
             return whole.repeat_interleave(channels // groups, 1)
 
-        # scale (weight slope - average slope - normal average (slope normal)), where normal = (pixel - mean) scale
-        steep = -scale * scale * average(of_weight)
-        shift = -scale * average(of_bias) - steep * mean
-        # several pixels a row: on rows of a few channels these are slow
-        beside = math.gcd(pixels.shape[1], 16)
-        factors = (one.to(image.dtype).repeat(1, beside)[:, None] for one in (shift, steep, scale * weight))
-        shift, steep, scale = factors
-        pixels, slopes = (one.unflatten(1, (-1, beside)).flatten(2) for one in (pixels, slopes))
-        of_image = torch.addcmul(torch.addcmul(shift, pixels, steep), slopes, scale)
-        of_image = of_image.view(-1, *image.shape[2:], channels).permute(0, 3, 1, 2)
+        # scale (weight slope - average slope - normal average (slope normal))
+        pull = -scale * average(of_weight)
+        rest = _line(near, pull * factor, pull * left - scale * average(of_bias))
+        of_image = _line(slopes, scale * weight, rest).unflatten(1, image.shape[2:]).permute(0, 3, 1, 2)
         return of_image, of_weight.sum(0).to(weight.dtype), of_bias.sum(0).to(weight.dtype), None, None
+
+
+def _line(pixels: Tensor, steep: Tensor, shift: Tensor) -> Tensor:
+    """`(N, P, C)` pixels times `(N, C)` plus `(N, C)` or `(N, P, C)`."""
+    # several pixels a row: on rows of a few channels this is slow
+    beside = math.gcd(pixels.shape[1], 16)
+    rows = pixels.unflatten(1, (-1, beside)).flatten(2)
+    steep = steep.to(pixels.dtype).repeat(1, beside)[:, None]
+    shift = shift.to(pixels.dtype)
+    shift = shift.repeat(1, beside)[:, None] if shift.dim() == 2 else shift.view_as(rows)
+    return torch.addcmul(shift, rows, steep).view_as(pixels)
 
 
 def _pixels(image: Tensor) -> Tensor:
