@@ -130,7 +130,8 @@ def alive(process: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-def test_one_bar_is_shown(tmp_path: Path) -> None:
+def test_one_bar_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     work = "bar = tqdm(range(2), f'fold {fold}', file=sys.stderr)\nlist(bar)\nmeet(fold, {0: [1], 1: [0], 2: []}[fold])"
     _, _, told = finish(start(tmp_path, work, todo=(0, 1)))
     assert "fold 0" in told
