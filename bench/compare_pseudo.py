@@ -42,13 +42,15 @@ def main(args: argparse.Namespace) -> None:
     rows = []
     for seed in args.seeds:
         arms = {arm: arm_overrides(config, arm, joint, seed) for arm in ("supervised", "joint")}
-        if args.ceiling:
+        if args.ceiling is not None:
             labels = [f"name={config.name}_ceiling_seed{seed}", f"data.labels.keep={args.ceiling}"]
             arms["ceiling"] = [*arms["supervised"], *labels]
         arms = {arm: [*args.overrides, *changes] for arm, changes in arms.items()}
         for arm, overrides in arms.items():
             run_arm(args, overrides, config.rounds[: joint + 1 if arm == "joint" else 1])
         judges = set.intersection(*(hidden_ids(args, overrides) for overrides in arms.values()))
+        if not judges:
+            raise UserError(f"--ceiling {args.ceiling}: no image is left to judge by; keep fewer labels")
         for arm, overrides in arms.items():
             scores = score_arm(args, overrides, joint if arm == "joint" else 0, judges)
             rows.append({"seed": seed, "arm": arm, "images": len(judges), **scores})
@@ -139,8 +141,7 @@ def print_table(rows: list[dict], metric: str) -> None:
         print_line(arm, [[row[key] for row in mine] for key in KEYS])
     for arm, mine in list(arms.items())[1:]:
         pairs = list(zip(mine, arms["supervised"], strict=True))
-        label = "gain per seed" if arm == "joint" else f"{arm}'s gain"
-        print_line(label, [[one[key] - other[key] for one, other in pairs] for key in KEYS])
+        print_line(f"{arm}'s gain", [[one[key] - other[key] for one, other in pairs] for key in KEYS])
 
 
 def print_line(label: str, columns: list[list[float]]) -> None:

@@ -337,7 +337,7 @@ def _ask(learner: Learner, images: Tensor) -> Tensor:
     try:
         return learner.model(images)
     except ValueError as error:
-        # torch's own words, for batch and instance norms; how far an encoder shrinks a crop only it knows
+        # torch's own words, and those of our norms; how far an encoder shrinks a crop only it knows
         if not str(error).startswith("Expected more than 1"):
             raise
         train, norm = learner.round.train, learner.config.model.norm
@@ -345,5 +345,5 @@ def _ask(learner: Learner, images: Tensor) -> Tensor:
         more = "train.batch_size or train.augment.crop" if norm == "batch" else "train.augment.crop"
         raise UserError(
             f"train.batch_size {size}, train.augment.crop {crop}: too little for {norm} norms, which are left with one "
-            f"value a channel; raise {more}, or set model.norm=group"
+            f"value a channel; raise {more}{'' if norm == 'group' else ', or set model.norm=group'}"
         ) from None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from config import Model
 from depthwise import quicken_depthwise
 from errors import UserError
-from norms import GroupNorm
+from norms import swap_norms
 from runtime import mend_torchvision
 from unet import PlainUnet
 
@@ -102,33 +102,6 @@ def find_weights(name: str, weights: str) -> Path:
     if not found:
         raise UserError(f"model.weights: no pretrained weights of encoder {name!r} to be had; {_four_ways(name)}")
     return found[0]
-
-
-def swap_norms(module: nn.Module, norm: str) -> None:
-    """Turn every BatchNorm into a group norm (32 groups or fewer) or an instance norm, in place.
-
-    Scale and shift are changed so that an image like those it was trained on gets the answers it got: a group norm
-    divides by the spread of its whole group, in which each channel has a mean and a spread of its own.
-    """
-    for name, child in module.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            channels = child.num_features
-            groups = next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0)
-            new = GroupNorm(groups if norm == "group" else channels, channels)
-            mean, spread = child.running_mean, (child.running_var + child.eps).sqrt()
-            together = mean.view(new.num_groups, -1)
-            variance = spread.square().view(new.num_groups, -1).mean(1) + together.var(1, correction=0)
-            middle, whole = (
-                one.repeat_interleave(channels // new.num_groups) for one in (together.mean(1), variance.sqrt())
-            )
-            with torch.no_grad():
-                new.weight.copy_(child.weight * whole / spread)
-                new.bias.copy_(child.bias + child.weight * (middle - mean) / spread)
-            # timm's BatchNormAct2d carries its activation
-            activation = getattr(child, "act", None)
-            setattr(module, name, nn.Sequential(new, activation) if activation is not None else new)
-        else:
-            swap_norms(child, norm)
 
 
 def freeze_stages(encoder: nn.Module, stages: int) -> None:

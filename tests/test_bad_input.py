@@ -187,6 +187,9 @@ COMMANDS = {
         r"train\.batch_size 1, train\.augment\.crop 32: .* raise train\.batch_size or .* set model\.norm=group"),
     "one pixel for an instance norm": (
         ["train", "--fold", "1", "--set", "model.norm=instance"], "for instance norms, .*; raise train.augment.crop, "),
+    "one pixel for a group norm": (
+        ["train", "--fold", "1", "--set", "model.norm=group", "--set", "model.arch=PlainUnet", "--set",
+         "model.decoder_channels=[8,8,8,8,8,8]"], "for group norms, .*; raise train.augment.crop$"),
     "an unknown encoder": (
         ["train", "--fold", "1", "--set", "model.encoder=resnet1"], r"model\.encoder 'resnet1': "),
     "weights that are not there": (

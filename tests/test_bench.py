@@ -126,6 +126,9 @@ def test_a_ceiling_is_judged_on_images_that_no_arm_learnt_from(
     assert [len(ids) for ids in hidden.values()] == [8, 8, 4]
     assert {row["images"] for row in rows} == {len(set.intersection(*hidden.values()))}
     assert len(capsys.readouterr().out.split("\n\n")[1].splitlines()) == 6, "a line an arm, a head and two gains"
+    args.ceiling = 0
+    with pytest.raises(UserError, match="data.labels.keep"):
+        compare_pseudo.main(args)
 
 
 def test_a_density_sweep_ends_in_a_table_and_a_plot(

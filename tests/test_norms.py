@@ -1,5 +1,6 @@
 """Group and instance norms with quick slopes: the same answers and slopes as the plain ones."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import norms
-from norms import GroupNorm
+from config import Model
+from models import build_model
+from norms import GroupNorm, swap_norms
+
+SMALL = {"weights": "none", "decoder_channels": (16, 16, 8, 8, 8)}
 
 
 def slopes(norm: nn.Module, image: Tensor, toward: Tensor) -> list[Tensor]:
@@ -87,3 +92,72 @@ def test_a_single_value_a_group_is_refused_in_training_alone() -> None:
     with pytest.raises(ValueError, match="^Expected more than 1 value"):
         norm(image)
     torch.testing.assert_close(norm.eval()(image), torch.zeros_like(image), rtol=0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["group", "instance"])
+def test_swapped_norms_make_samples_independent(norm: str) -> None:
+    torch.manual_seed(0)
+    network = build_model(Model(norm=norm, **SMALL), 3, 1).train()
+    assert not [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    swapped = [one for one in network.modules() if isinstance(one, GroupNorm)]
+    assert swapped
+    assert all(one.num_groups == one.num_channels for one in swapped) == (norm == "instance")
+    images = torch.randn(2, 3, 64, 64)
+    images[1] *= 3
+    with torch.inference_mode():
+        together, alone = network(images)[:1], network(images[:1])
+        other = build_model(Model(**SMALL), 3, 1).train()
+        mixed, single = other(images)[:1], other(images[:1])
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=5e-4)
+    assert not np.allclose(mixed, single, rtol=1e-3, atol=1e-3)  # the check can fail
+
+
+def test_swapping_fresh_norms_keeps_scale_shift_and_activation() -> None:
+    from runtime import mend_torchvision
+
+    mend_torchvision()
+    from timm.layers import BatchNormAct2d
+
+    block = nn.Sequential(
+        nn.Conv2d(3, 12, 1), BatchNormAct2d(12, act_layer=nn.ReLU6), nn.Sequential(nn.BatchNorm2d(12))
+    )
+    for one in block.modules():
+        if isinstance(one, nn.BatchNorm2d):
+            nn.init.normal_(one.weight)
+            nn.init.normal_(one.bias)
+    scales = [block[1].weight.clone(), block[1].bias.clone(), block[2][0].weight.clone()]
+    images = torch.randn(2, 3, 8, 8) * 40
+    swap_norms(block, "group")
+    norm = block[1][0]
+    assert norm.num_groups == 12
+    assert torch.equal(norm.weight, scales[0])
+    assert torch.equal(norm.bias, scales[1])
+    assert torch.equal(block[2][0].weight, scales[2])
+    expected = nn.functional.group_norm(block[0](images), 12, scales[0], scales[1]).clamp(0, 6)
+    torch.testing.assert_close(block[1](block[0](images)), expected)
+
+
+@pytest.mark.parametrize("norm", ["group", "instance"])
+def test_swapped_norms_answer_as_the_trained_ones_did(norm: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    trained = nn.BatchNorm2d(96, momentum=None)
+    images = torch.randn(4, 96, 48, 48, generator=draw)
+    means, spreads = torch.randn(96, generator=draw) * 3, torch.rand(96, generator=draw) * 4 + 0.1
+    images = images * spreads[:, None, None] + means[:, None, None]
+    with torch.no_grad():
+        trained.weight.normal_(generator=draw)
+        trained.bias.normal_(generator=draw)
+        trained(images)
+        expected = trained.eval()(images)
+        network = nn.Sequential(trained)
+        swap_norms(network, norm)
+        torch.testing.assert_close(network(images), expected, rtol=0.05, atol=0.5)
+        kept = nn.functional.group_norm(images, 32, trained.weight, trained.bias)
+    assert (kept - expected).abs().max() > 3, "the check can fail"
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (24, 24), (40, 20), (7, 7), (48, 24), (37, 1)])
+def test_groups_divide_the_channels(channels: int, groups: int) -> None:
+    block = nn.Sequential(nn.BatchNorm2d(channels))
+    swap_norms(block, "group")
+    assert block[0].num_groups == groups
