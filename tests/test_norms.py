@@ -54,7 +54,7 @@ def test_slopes_are_those_of_the_plain_norm(
 
 
 @pytest.mark.parametrize("groups", [8, 32])
-@pytest.mark.parametrize("mean", [0.0, 3.0])
+@pytest.mark.parametrize("mean", [0.0, 3.0, 10.0])
 def test_in_bfloat16_it_is_as_exact_as_the_plain_norm(
     groups: int, mean: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,7 +62,8 @@ def test_in_bfloat16_it_is_as_exact_as_the_plain_norm(
     quick, plain = pair(groups, 32, torch.float32, draw)
     image = (mean + torch.randn(4, 32, 40, 24, generator=draw)).bfloat16()
     image = image.to(memory_format=torch.channels_last)
-    toward = torch.randn(image.shape, generator=draw).bfloat16().to(memory_format=torch.channels_last)
+    toward = torch.randn(image.shape, generator=draw) + image.float() - mean  # it pulls at the spread too
+    toward = toward.bfloat16().to(memory_format=torch.channels_last)
     calls = []
     apply = norms._GroupNorm.apply
     monkeypatch.setattr(norms._GroupNorm, "apply", lambda *given: calls.append(1) or apply(*given))
