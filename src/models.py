@@ -20,6 +20,7 @@ from errors import UserError
 from norms import swap_norms
 from runtime import mend_torchvision
 from unet import PlainUnet
+from upsampling import quicken_upsampling
 
 UNET_LIKE = ("Unet", "UnetPlusPlus", "Linknet", "MAnet")
 
@@ -50,13 +51,14 @@ def build_model(model: Model, in_channels: int, classes: int, with_weights: bool
 
 
 def _finish(network: nn.Module, model: Model) -> nn.Module:
-    """What every architecture gets: its norms, dropout, frozen stages, and slopes that are quick on a processor."""
+    """What every architecture gets: its norms, dropout, frozen stages, and what is quick on a processor."""
     if model.norm != "batch":
         swap_norms(network, model.norm)
     if model.dropout:
         network.segmentation_head = nn.Sequential(nn.Dropout2d(model.dropout), network.segmentation_head)
     freeze_stages(network.encoder, model.freeze_encoder_stages)
     quicken_depthwise(network)
+    quicken_upsampling(network)
     return network
 
 

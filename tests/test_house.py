@@ -16,7 +16,7 @@ FLOORS = (
     "errors memory yamls",
     "config",
     "records competitions digits runs settings disk",
-    "rle instances losses metrics runtime strata tables terrain districts unet decoders depthwise norms",
+    "rle instances losses metrics runtime strata tables terrain districts unet decoders depthwise norms upsampling",
     "artifacts matching surfaces",
     "cli stages images detections stores transforms augmentations scenes microct rules zips kaggle_site",
     "lanes faults archives index labels points models inference postprocess scoring strips",
