@@ -49,15 +49,14 @@ class Block(nn.Module):
         first = Upsampled(*sizes, padding=convolution.padding, device="meta")  # without weights of its own
         first.weight, first.bias = convolution.weight, convolution.bias
         self.conv1 = nn.Sequential(first, *after)
-        self.conv2, self.attention2 = plain.conv2, plain.attention2
-        self.train(plain.training)
+        self.conv2 = plain.conv2
 
     def forward(self, below: Tensor, height: int, width: int, skip_connection: Tensor | None = None) -> Tensor:
         convolution, *after = self.conv1
         answer = convolution(below, skip_connection, (height, width))
         for layer in after:
             answer = layer(answer)
-        return self.attention2(self.conv2(answer))
+        return self.conv2(answer)
 
 
 def quicken_upsampling(model: nn.Module) -> None:

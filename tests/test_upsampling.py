@@ -75,6 +75,24 @@ def test_another_size_than_twice_as_large_is_enlarged() -> None:
     assert torch.equal(convolution(below, beside, (80, 79)), plainly(convolution, below, beside, (80, 79)))
 
 
+def test_on_a_gpu_it_is_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A meta tensor stands in for one: it lies on no processor either."""
+    convolution = Upsampled(4, 6, 3, padding=1, device="meta")
+    monkeypatch.delattr(Upsampled, "_without_enlarging")
+    assert convolution(torch.empty(1, 4, 64, 64, device="meta"), None, (128, 128)).shape == (1, 6, 128, 128)
+
+
+def test_a_bias_is_kept() -> None:
+    mend_torchvision()
+    from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
+
+    plain = nn.Sequential(UnetDecoderBlock(4, 2, 4, use_norm=False))
+    quick = copy.deepcopy(plain)
+    quicken_upsampling(quick)
+    given = torch.randn(1, 4, 32, 32), 64, 64, torch.randn(1, 2, 64, 64)
+    torch.testing.assert_close(quick[0](*given), plain[0](*given), rtol=1e-4, atol=1e-5)
+
+
 def build(monkeypatch: pytest.MonkeyPatch, norm: str = "batch") -> tuple[nn.Module, nn.Module]:
     """The same U-Net with quick blocks and with smp's own."""
     torch.manual_seed(0)
