@@ -135,10 +135,10 @@ def make_schedule(optimizer: torch.optim.Optimizer, train: Train, steps_per_epoc
         return schedulers.ReduceLROnPlateau(optimizer, "max", train.gamma, train.patience, min_lr=1e-6)
     if train.schedule == "onecycle":
         rates = [group["lr"] for group in optimizer.param_groups]
+        # a little less: torch divides by the length of the climb, which may be 0 to the last digit
+        climb = max(train.warmup - 1e-9, 1e-9)
         # one step more: the scheduler is stepped after the last one too
-        return schedulers.OneCycleLR(
-            optimizer, rates, total + 1, pct_start=max(train.warmup, 1e-6), cycle_momentum=False
-        )
+        return schedulers.OneCycleLR(optimizer, rates, total + 1, pct_start=climb, cycle_momentum=False)
     warmup = round(total * train.warmup)
 
     def factor(step: int) -> float:

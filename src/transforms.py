@@ -36,8 +36,10 @@ def resize_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == shape:
         return image
     shrinks = shape[0] < image.shape[0]
-    resized = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return resized[..., None] if resized.ndim == 2 else resized
+    # OpenCV averages no more than four channels at once
+    parts = np.split(image, range(4, image.shape[2], 4), axis=2) if shrinks else [image]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.dstack([cv2.resize(np.ascontiguousarray(part), shape[::-1], interpolation=how) for part in parts])
 
 
 def shrink_sparse(label: np.ndarray, size: int) -> np.ndarray:

@@ -258,6 +258,17 @@ def rates(**settings: Any) -> np.ndarray:
     return np.array(found)
 
 
+@pytest.mark.parametrize("steps", range(1, 41))
+def test_onecycle_bears_any_number_of_steps(steps: int) -> None:
+    """Of nine, a tenth of the ten that torch is told is one step: its climb is from the first step to the first."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = engine.make_schedule(optimizer, Train(epochs=1, warmup=0.1), steps)
+    for _ in range(steps):
+        assert 0 < optimizer.param_groups[0]["lr"] <= 0.1
+        optimizer.step()
+        schedule.step()
+
+
 def test_onecycle_climbs_and_falls() -> None:
     found = rates(schedule="onecycle", warmup=0.25)
     assert found[0] == pytest.approx(0.1 / 25)

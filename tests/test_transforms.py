@@ -306,3 +306,16 @@ def test_looked_up_numbers_are_the_computed_ones(channels: int) -> None:
         planes = normalise(seen, mean, std, 255.0)
         np.testing.assert_array_equal(planes, expected)
         assert planes.flags.c_contiguous
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 9])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", [(10, 15), (30, 41)])
+def test_any_number_of_channels_is_resized(channels: int, dtype: type, shape: tuple[int, int]) -> None:
+    """Each as it is resized alone; OpenCV averages no more than four at once."""
+    image = (np.random.default_rng(0).random((20, 30, channels)) * 255).astype(dtype)
+    resized = resize_image(image, shape)
+    alone = [resize_image(np.ascontiguousarray(image[..., [one]]), shape) for one in range(channels)]
+    assert resized.dtype == dtype
+    assert resized.shape == (*shape, channels)
+    np.testing.assert_allclose(resized, np.concatenate(alone, axis=2), rtol=1e-5)
