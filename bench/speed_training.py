@@ -23,7 +23,6 @@ from config import Config
 from dataset import Record, Source, StepSampler, TrainingDataset, make_loader
 from engine import Learner, make_learner, train_one_epoch
 from images import write_mask
-from models import build_model
 from runtime import keep_freed_memory, make_accelerator, mend_torchvision
 from settings import parse_config
 
@@ -180,7 +179,12 @@ class PlainDataset(torch.utils.data.Dataset):
 
 
 def plain_loop(encoder: str, folder: Path, records: list[Record]) -> Callable[[], None]:
-    model = build_model(make_config(encoder).model, 3, 1, with_weights=False).train()
+    mend_torchvision()
+    import segmentation_models_pytorch as smp
+
+    wanted = make_config(encoder).model
+    # smp's own network, as the originals have it: ours has quicker parts
+    model = smp.Unet(wanted.encoder, encoder_weights=None, decoder_channels=wanted.decoder_channels, classes=1).train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-4)
     loader = torch.utils.data.DataLoader(PlainDataset(folder, records), BATCH, shuffle=True, drop_last=True)
     batches = itertools.chain.from_iterable(loader for _ in itertools.count())
