@@ -131,10 +131,10 @@ def run_window(who: str, side: int) -> list[float]:
 
     import torch
 
-    from engine import make_predictor
     from inference import slide, tta_views
     from models import build_model
     from settings import parse_config
+    from validation import make_predictor
 
     torch.manual_seed(0)
     predict = {"window": 512, "overlap": 0.25, "batch_size": 4, "tta": "d4"}
@@ -178,11 +178,11 @@ def run_infer(place: Path, images: Path) -> list[float]:
 
 def run_ensemble(place: Path, images: Path) -> list[float]:
     """As `run_infer`, with the number of images decoded and of batches asked."""
-    import engine
     import inference
+    import validation
 
     counts = {"decoded": 0, "batches": 0}
-    load, answer = engine.load_image, inference._answer_batch
+    load, answer = validation.load_image, inference._answer_batch
 
     def count_images(*arguments: Any):
         counts["decoded"] += 1
@@ -192,7 +192,7 @@ def run_ensemble(place: Path, images: Path) -> list[float]:
         counts["batches"] += 1
         return answer(*arguments)
 
-    engine.load_image, inference._answer_batch = count_images, count_batches
+    validation.load_image, inference._answer_batch = count_images, count_batches
     return [*run_infer(place, images), counts["decoded"], counts["batches"]]
 
 

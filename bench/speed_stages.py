@@ -20,7 +20,7 @@ QUICK = ("rounds=[{}]", "train.epochs=1", "folds.count=2")
 # what a stage is for, by module and name: the rest of its time is imports, set-up and I/O
 WORK = {
     "prepare": (("scenes", "draw_scene"),),
-    "train": (("engine", "train_one_epoch"), ("engine", "evaluate")),
+    "train": (("engine", "train_one_epoch"), ("validation", "evaluate")),
     "predict": (("inference", "Predictor.__call__"),),
     "make_pseudo_labels": (("pseudo", "label_pixels"), ("pseudo", "confidence_histogram")),
     "ensemble": (("ensemble", "sample_pixels"), ("ensemble", "fit_weights")),

@@ -138,8 +138,7 @@ class Model(Section):
         "Unet", "UnetPlusPlus", "FPN", "DeepLabV3Plus", "Linknet", "MAnet", "Segformer", "UPerNet", "PlainUnet"
     ] = "Unet"
     encoder: str = "tu-tf_efficientnet_lite0"
-    # "auto" looks in a package on this machine, the hub's cache, the hub; a path is a file or folder; "none" is random
-    weights: str = "auto"
+    weights: str = "auto"  # a package on this machine, the hub's cache or the hub; a file or folder; "none": random
     # a PlainUnet's own widths, from the bottom up: it halves the side at each but one
     decoder_channels: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=6)] = (256, 128, 64, 32, 16)
     norm: Literal["batch", "group", "instance"] = "batch"
@@ -233,7 +232,8 @@ class Train(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     evaluate_every: Positive = 1  # epochs
     select: Literal["last", "best"] = "last"  # the checkpoint predictions are made with; "best" peeks at its own fold
-    workers: Annotated[int, Field(ge=0)] = 0
+    compile: bool = False  # by torch.compile: a minute at the start, quicker steps on a GPU
+    workers: Annotated[int, Field(ge=0)] | None = None  # that load samples; None: a GPU's part of the cores, or none
     cache_gb: Annotated[float, Field(ge=0.0)] = 4.0  # decoded images kept in memory, all together
     augment: Augment = Augment()
     loss: Loss = Loss()

@@ -23,7 +23,7 @@ from config import IGNORE_INDEX, Config, Image, Train
 from errors import UserError
 from images import full_scale, read_image, read_mask, resize_label
 from points import points_by_image, rasterise
-from runtime import derive_seed
+from runtime import best_device, count_workers, derive_seed
 from stores import ProbabilityStore
 from transforms import (
     UNKNOWN_INSTANCE,
@@ -145,7 +145,8 @@ class TrainingDataset(Dataset):
         own = consistency.cutmix if consistency else None
         self.pool_cutmix = self.train.augment.cutmix if own is None else own
         self._cache: dict[tuple[int, int], Picture] = {}
-        self._room = self.train.cache_gb * 2**30 / max(1, self.train.workers)  # each worker decodes for itself
+        self.workers = count_workers(self.train.workers, best_device())
+        self._room = self.train.cache_gb * 2**30 / max(1, self.workers)  # each worker decodes for itself
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """`image` `(C, h, w) float32` and `target`: `(h, w)` or `(K, h, w)` int64, or soft `(K, h, w) float32`.
@@ -246,15 +247,14 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 def make_loader(dataset: TrainingDataset, sampler: StepSampler, device: torch.device) -> DataLoader:
     """Batches grouped by kind: `{"labelled": {"image": (n, C, h, w), "target": …, "image_id": […]}, …}`."""
-    workers = dataset.train.workers
     kinds = [source.kind for source in dataset.sources for _ in range(source.per_batch)]
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        num_workers=workers,
+        num_workers=dataset.workers,
         collate_fn=partial(collate, kinds=kinds),
         pin_memory=device.type == "cuda",
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=4 if dataset.workers else None,
     )
 
 

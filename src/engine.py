@@ -1,11 +1,11 @@
-"""Training and evaluation as plain functions over a `Learner`: the model, its average and what moves them.
+"""Training as plain functions over a `Learner`: the model, its average and what moves them.
 
 learner = make_learner(config, round, accelerator, steps_per_epoch, state)
 losses = train_one_epoch(learner, batches, count=25, epoch=0)
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -18,22 +18,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from artifacts import Paths
 from config import Config, Round, Train
-from dataset import Record, load_image
 from errors import UserError
-from images import read_mask
-from inference import Predictor, is_last, predict_images
 from losses import gated_crf_loss, segmentation_loss, soft_loss
 from memory import Needs
-from models import build_model, fold_batch_norm, make_ema, parameter_groups, update_ema
-from points import rasterise
-from postprocess import resize_probabilities, starting_parameters, to_label
-from predictions import judged_by_masks
-from scoring import Scores, dense_truth
+from models import build_model, make_ema, parameter_groups, update_ema
 from semi import ramp, student_view, teach
-from strips import Strips, open_strips
-from transforms import cut_centre, normalise
 from trouble import WAY_OUT, stop_not_finite, told_too_large
 
 
@@ -64,6 +54,12 @@ class Learner:
     def predictive(self) -> nn.Module:
         """The weights that predict: the average where there is one."""
         return self.ema if self.ema is not None else self.plain_model
+
+    def compile(self) -> None:
+        """Have torch.compile make the steps quicker; the weights and what they are called stay as they are."""
+        self.plain_model.compile()
+        if self.ema is not None and self.round.consistency is not None:
+            self.ema.compile()  # it teaches
 
     def state(self) -> dict[str, Any]:
         """Plain tensors and dicts that `restore` takes back."""
@@ -165,7 +161,7 @@ def train_one_epoch(
     accelerator, train = learner.accelerator, learner.round.train
     learner.model.train()
     sums: dict[str, float] = {}
-    started, images = time.perf_counter(), 0
+    started, images, waiting = time.perf_counter(), 0, None
     hidden = {} if accelerator.is_local_main_process else {"disable": True}  # unless given, TQDM_DISABLE decides
     progress = tqdm(islice(batches, count), title, count, leave=False, dynamic_ncols=True, **hidden)
     with told_too_large(train, learner.needs):
@@ -173,14 +169,17 @@ def train_one_epoch(
             last = (number + 1) % train.accumulate == 0
             with nullcontext() if last else accelerator.no_sync(learner.model):
                 loss, parts = step_loss(learner, batch, epoch)
-                if not np.isfinite(parts["loss"]):
-                    stop_not_finite(batch, parts, learner.step, epoch, batch_file(learner))
+                # the batch before: a GPU has the next one's forward half to do while its losses are looked at
+                if waiting is not None:
+                    add_losses(sums, learner, epoch, *waiting)
+                    progress.set_postfix(loss=f"{sums['loss'] / number:.3f}", refresh=False)
+                waiting = learner.step, batch, copy_soon(parts)
                 accelerator.backward(loss / train.accumulate)
             if last:
                 apply_step(learner)
             images += sum(len(half["image_id"]) for half in batch.values())
-            sums = {key: sums.get(key, 0.0) + value for key, value in parts.items()}
-            progress.set_postfix(loss=f"{sums['loss'] / (number + 1):.3f}", refresh=False)
+        if waiting is not None:
+            add_losses(sums, learner, epoch, *waiting)
     if not all(parameter.isfinite().all() for parameter in learner.plain_model.parameters()):
         raise UserError(f"step {learner.step}: the weights are not finite; {WAY_OUT}")
     means = {key: value / count for key, value in sums.items()}
@@ -191,6 +190,33 @@ def train_one_epoch(
     speed = images * accelerator.num_processes / max(seconds, 1e-9)
     timing = {"seconds": round(seconds, 2), "images_per_second": round(speed, 2)}
     return means | {"learning_rate": rate} | timing
+
+
+def copy_soon(parts: dict[str, Tensor]) -> Callable[[], dict[str, float]]:
+    """What these scalars are, for whoever asks later: until then a GPU is not waited for."""
+    names, copied = tuple(parts), None
+    values = torch.stack([one.float() for one in parts.values()])
+    if values.is_cuda:
+        values, copied = values.to("cpu", non_blocking=True), torch.cuda.Event()
+        copied.record()
+
+    def read() -> dict[str, float]:
+        if copied is not None:
+            copied.synchronize()
+        return dict(zip(names, values.tolist(), strict=True))
+
+    return read
+
+
+def add_losses(
+    sums: dict[str, float], learner: Learner, epoch: int, step: int, batch: dict, read: Callable[[], dict[str, float]]
+) -> None:
+    """Add a batch's losses to their sums. Raises UserError, naming its images, where its loss is not finite."""
+    parts = read()
+    if not np.isfinite(parts["loss"]):
+        stop_not_finite(batch, parts, step, epoch, batch_file(learner))
+    for key, value in parts.items():
+        sums[key] = sums.get(key, 0.0) + value
 
 
 def batch_file(learner: Learner) -> Path | None:
@@ -220,13 +246,14 @@ def apply_step(learner: Learner) -> None:
     learner.step += 1
 
 
-def step_loss(learner: Learner, batch: dict[str, dict], epoch: int) -> tuple[Tensor, dict[str, float]]:
-    """The loss of one batch: real and pseudo labels weighted by their images, plus the ramped consistency."""
+def step_loss(learner: Learner, batch: dict[str, dict], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of one batch, and its parts: real and pseudo labels weighted by their images, plus the ramped
+    consistency."""
     accelerator, task = learner.accelerator, learner.config.task
     device = accelerator.device
+    batch = {kind: move(half, device) for kind, half in batch.items()}
     shown = {kind: student_view(half) for kind, half in batch.items()}
-    images = torch.cat(list(shown.values()))
-    images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+    images = torch.cat(list(shown.values())).contiguous(memory_format=torch.channels_last)
     with accelerator.autocast():
         logits = _ask(learner, images)
     total, parts = torch.zeros((), device=device), {}
@@ -235,20 +262,26 @@ def step_loss(learner: Learner, batch: dict[str, dict], epoch: int) -> tuple[Ten
     for (kind, half), answer in zip(batch.items(), answers, strict=True):
         if kind == "unlabelled":
             settings = learner.round.consistency
-            weak = half["image"].to(device, memory_format=torch.channels_last)
+            weak = half["image"].contiguous(memory_format=torch.channels_last)
             with accelerator.autocast():
                 loss, kept = teach(answer, learner.ema, weak, half["box"], settings, task)
-            parts |= {"consistency": loss.item(), "kept": kept.item()}
+            parts |= {"consistency": loss, "kept": kept}
             total = total + ramp(epoch, settings) * loss
             continue
-        loss = labelled_loss(learner, answer, half["target"].to(device, non_blocking=True))
-        parts[kind] = loss.item()
+        loss = labelled_loss(learner, answer, half["target"])
+        parts[kind] = loss
         if kind == "labelled" and (weight := learner.round.train.loss.gated_crf):
-            crf = gated_crf_loss(answer, colours(half["image"].to(device), learner.config), task)
-            parts["crf"] = crf.item()
+            crf = gated_crf_loss(answer, colours(half["image"], learner.config), task)
+            parts["crf"] = crf
             loss = loss + weight * crf
         total = total + loss * (len(answer) / supervised)
-    return total, parts | {"loss": total.item()}
+    return total, {name: one.detach() for name, one in (parts | {"loss": total}).items()}
+
+
+def move(half: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A part of a batch on the device: pixels alone, since CutMix's boxes are read by the processor."""
+    pixels = {key: half[key].to(device, non_blocking=True) for key in ("image", "strong", "target") if key in half}
+    return half | pixels
 
 
 def colours(images: Tensor, config: Config) -> Tensor:
@@ -271,65 +304,6 @@ def labelled_loss(learner: Learner, logits: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point():
         return soft_loss(logits, target, task)
     return segmentation_loss(logits, target, learner.round.train.loss, task, learner.class_weights, average)
-
-
-def make_predictor(model: nn.Module, config: Config, train: Train, device: torch.device, tta: bool) -> Predictor:
-    """A model ready to answer; TTA as the config says."""
-    activation = "softmax" if config.task in ("multiclass", "instances") else "sigmoid"
-    model = fold_batch_norm(model.eval().to(device), config.image.channels).to(memory_format=torch.channels_last)
-    return Predictor(model, config.predict, activation, device, train.precision, tta)
-
-
-def read_inputs(
-    config: Config, paths: Paths, images: Iterable[tuple[str, str]], patch: int | None = None
-) -> Iterator[tuple[str, np.ndarray | Strips]]:
-    """`(image_id, path)` → `(image_id, (C, H, W) float32)` at the working scale, whole or its centre, one at a time.
-
-    A very large TIFF comes as Strips, of which a window is read when it is asked for.
-    """
-    for image_id, path in images:
-        strips = None if patch else open_strips(paths.resolve(path), config.image)
-        if strips is not None and max(strips.shape[1:]) > config.predict.window:
-            yield image_id, strips
-            continue
-        image, mean, std = load_image(paths.resolve(path), config.image, patch)
-        yield image_id, normalise(image, mean, std, 255.0 if image.dtype == np.uint8 else 1.0)
-
-
-def evaluate(learner: Learner, records: list[Record], paths: Paths) -> dict[str, float]:
-    """Scores of the learner's predictive weights on labelled images of their own size, with the config's thresholds.
-
-    Where the config asks for patches, they are the images. Where points were drawn from masks, both judge: the config's
-    choice under the plain names, the other under names that begin with "masks_" or "points_".
-    """
-    config, patch = learner.config, learner.config.predict.patch
-    predictor = make_predictor(learner.predictive, config, learner.round.train, learner.accelerator.device, tta=False)
-    parameters, known = starting_parameters(config), {record.image_id: record for record in records}
-    first, second = ("masks", "points") if judged_by_masks(config) else ("points", "masks")
-    scores = {first: Scores(config), second: Scores(config)}
-    both = config.data.labels.points is not None
-    inputs = read_inputs(config, paths, ((record.image_id, record.image) for record in records), patch)
-    answers: dict[str, np.ndarray] = {}
-    for image_id, shape, (top, left), part in predict_images(predictor, inputs):
-        answer = answers.setdefault(image_id, np.empty(shape, np.float32))
-        answer[:, top : top + part.shape[1], left : left + part.shape[2]] = part
-        if is_last(shape, (top, left), part):
-            truths = {"points": record_truth(known[image_id], paths)}
-            truths |= {"masks": read_mask(dense_truth(paths, image_id))} if both else {}
-            truths = {name: cut_centre(truth, patch) for name, truth in truths.items()}
-            probabilities = resize_probabilities(answers.pop(image_id), truths["points"].shape[:2])
-            label = to_label(probabilities, config.task, parameters)
-            for name, truth in truths.items():
-                scores[name].add(truth, label)
-    others = {f"{second}_{name}": value for name, value in scores[second].values().items()} if both else {}
-    return scores[first].values() | others
-
-
-def record_truth(record: Record, paths: Paths) -> np.ndarray:
-    """A record's label at the image's own size: its mask, or else its points with all other pixels unknown."""
-    if record.mask:
-        return read_mask(paths.resolve(record.mask))
-    return rasterise(record.points, record.size)
 
 
 def _ask(learner: Learner, images: Tensor) -> Tensor:

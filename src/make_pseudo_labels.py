@@ -82,11 +82,11 @@ def label_pool(config: Config, paths: Paths, round: int, fold: int, rules: Pseud
     import pandas as pd
 
     from dataset import make_records
-    from engine import record_truth
     from index import read_index
     from points import load_points
     from postprocess import resize_probabilities, starting_parameters
     from pseudo import confidence_histogram, count_agreement, keep_known, label_pixels, quantile_thresholds
+    from validation import record_truth
 
     teachers, table = teachers_of(rules, round), read_index(paths)
     points = load_points(paths.points) if config.data.labels.sparse else None

@@ -37,9 +37,10 @@ def checkpoint_file(config: Config, paths: Paths, round: int, fold: int) -> Path
 
 def open_predictor(config: Config, paths: Paths, round: int, fold: int, tta: bool) -> "Predictor":
     """Raises UserError where the fold is not trained, or for other images, classes or another model."""
-    from engine import load_weights, make_predictor
+    from engine import load_weights
     from models import build_model
     from runtime import best_device
+    from validation import make_predictor
 
     check_training(config, paths.run(round, fold))
     checkpoint = checkpoint_file(config, paths, round, fold)
@@ -71,9 +72,9 @@ def write_stores(
     import numpy as np
     from tqdm import tqdm
 
-    from engine import read_inputs
     from inference import is_last, predict_images
     from stores import ProbabilityWriter
+    from validation import read_inputs
 
     sinks = {}
     with ExitStack() as stack:
@@ -189,9 +190,9 @@ def write_members(config: Config, paths: Paths, images: "Sequence[ImageFile]", s
     import numpy as np
     from tqdm import tqdm
 
-    from engine import read_inputs
     from inference import Members, is_last, predict_images
     from stores import ProbabilityWriter, dequantise, quantise
+    from validation import read_inputs
 
     rounds = member_rounds(config)
     weights = np.repeat(read_weights(config, paths), config.folds.count)

@@ -28,13 +28,13 @@ FORKS = sys.platform == "linux"  # elsewhere a process that has loaded its libra
 USED = (
     "accelerate",
     "albumentations",
-    "engine",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "pandas",
     "predictions",
     "segmentation_models_pytorch",
     "torch.utils.tensorboard",
+    "validation",
 )
 
 

@@ -73,6 +73,18 @@ def make_accelerator(precision: Literal["auto", "bf16", "fp16", "fp32"]) -> "Acc
     return Accelerator(mixed_precision=choose_precision(precision))
 
 
+def count_workers(asked: int | None, device: torch.device) -> int:
+    """How many processes load a training's samples: as many as are asked for, or as its GPU has cores for.
+
+    On a processor the steps have all cores themselves, and loading is a small part of them.
+    """
+    if asked is not None:
+        return asked
+    if device.type != "cuda":
+        return 0
+    return max(1, min(8, (os.cpu_count() or 1) // torch.cuda.device_count()))
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep what tensors free: every step asks for as much again, and fresh pages cost time.
 

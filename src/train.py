@@ -32,6 +32,7 @@ from config import Config
 from disk import remove
 from errors import UserError
 from lanes import run_folds
+from members import checkpoint_file
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -85,9 +86,10 @@ def train_fold(config: Config, paths: Paths, round: int, stages: dict[int, Stage
     import torch
 
     from dataset import StepSampler, TrainingDataset, make_loader
-    from engine import evaluate, train_one_epoch
+    from engine import train_one_epoch
     from foresight import foretell
     from runtime import derive_seed, describe_machine, keep_freed_memory, make_accelerator
+    from validation import evaluate
 
     folder, settings, stage = paths.run(round, fold), config.rounds[round].train, stages[fold]
     keep_freed_memory()
@@ -105,6 +107,8 @@ def train_fold(config: Config, paths: Paths, round: int, stages: dict[int, Stage
     if weights and accelerator.is_main_process:
         tell("class weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in weights.items()))
     learner.folder, learner.needs = folder, foretell(learner, sources, paths, f"round {round} fold {fold}")
+    if settings.compile:
+        learner.compile()
     dataset = TrainingDataset(sources, config, paths, round, fold)
     best = max((line for line in log if "score" in line), key=lambda line: line["score"], default=None)
     count = steps * settings.accumulate
@@ -271,7 +275,7 @@ def open_learner(
     progress = paths.run(round, fold) / "progress.pt"
     state = load_checkpoint(progress, "model", "epoch", "log") if progress.is_file() else None
     if one.start == "previous" and state is None:
-        start = load_checkpoint(selected_checkpoint(config, paths, round - 1, fold), "model")["model"]
+        start = load_checkpoint(checkpoint_file(config, paths, round - 1, fold), "model")["model"]
     elif state is not None:
         start = state["model"]
     if one.consistency is not None and not one.train.ema:
@@ -284,10 +288,6 @@ def open_learner(
     return learner, state["epoch"], state["log"]
 
 
-def selected_checkpoint(config: Config, paths: Paths, round: int, fold: int) -> Path:
-    return paths.run(round, fold) / f"{config.rounds[round].train.select}.pt"
-
-
 def count_classes(config: Config, paths: Paths, records: list["Record"], kind: str) -> Any:
     """Class weights from the training images' labels, `(K,) float32`, or None."""
     if kind == "none":
@@ -295,9 +295,9 @@ def count_classes(config: Config, paths: Paths, records: list["Record"], kind: s
     import numpy as np
     import torch
 
-    from engine import record_truth
     from losses import class_weights
     from transforms import instance_classes
+    from validation import record_truth
 
     counts = np.zeros(256 if config.task != "multilabel" else len(config.classes), np.int64)
     for record in records:

@@ -55,6 +55,19 @@ def test_every_row_has_its_function(bench: ModuleType) -> None:
         assert f"def measure_{row.name}(" in (TOP / "bench" / f"{row.module}.py").read_text(encoding="utf-8")
 
 
+def test_the_gpus_row_can_be_measured(bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one, as far as a processor goes: the row itself says that there is none."""
+    monkeypatch.syspath_prepend(TOP / "bench")
+    speed_gpu = importlib.import_module("speed_gpu")
+    monkeypatch.setattr(importlib.import_module("speed_training"), "CROP", 64)
+    if speed_gpu.best_device().type != "cuda":
+        assert speed_gpu.measure_gpu(quick=True) == ("no GPU here", None)
+    figures = speed_gpu.measure_training(tmp_path, "resnet18", compiled=False, batch=2, steps=2, turns=1)
+    assert figures["speed"] > 0
+    assert figures["bare"] > 0
+    assert 0 < figures["busy"] <= 1
+
+
 def test_what_the_rows_import_exists() -> None:
     """Rows import where they need it, some of them after minutes of work: a moved name would show only then."""
     for file in sorted((TOP / "bench").glob("*.py")):

@@ -23,6 +23,7 @@ FLOORS = (
     "formats fitting pseudo predictions pictures answers",
     "dataset semi folders contests sheets trouble",
     "engine",
+    "validation",
     "members foresight",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "
     "make_bundle run_stages",

@@ -326,9 +326,9 @@ def write_photos(folder: Path) -> dict[str, tuple[int, int]]:
 
 def test_a_folder_of_any_pictures_becomes_masks(done: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import dataset
-    import engine
     import infer
     import strips
+    import validation
     from images import image_size
     from index import ImageFile
     from members import label_images
@@ -361,7 +361,7 @@ def test_a_folder_of_any_pictures_becomes_masks(done: Paths, tmp_path: Path, mon
     written = {one.name: one.read_bytes() for one in out.iterdir()}
     decoded: list[str] = []
     load = dataset.load_image
-    monkeypatch.setattr(engine, "load_image", lambda path, *more: decoded.append(path.name) or load(path, *more))
+    monkeypatch.setattr(validation, "load_image", lambda path, *more: decoded.append(path.name) or load(path, *more))
     monkeypatch.setattr(strips, "LARGE", 70 * 50 - 1)  # the map is read in windows, the others whole, and each once
     infer.label_folder(config, paths, folder, out)
     assert sorted(decoded) == sorted({one.name for one in folder.iterdir()} - {"map.tiff", "notes.txt"})

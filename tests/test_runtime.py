@@ -14,6 +14,7 @@ from runtime import (
     autocast,
     best_device,
     choose_precision,
+    count_workers,
     derive_seed,
     describe_machine,
     make_accelerator,
@@ -34,6 +35,27 @@ def test_seeds_differ_in_every_part() -> None:
     assert derive_seed("1", 2) != derive_seed(1, 2) != derive_seed(12)
     assert all(0 <= seed < 2**63 for seed in seeds)
     torch.manual_seed(max(seeds))
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "cores", "gpus", "count"),
+    [
+        (None, "cpu", 16, 0, 0),
+        (None, "mps", 16, 0, 0),
+        (None, "cuda", 4, 1, 4),
+        (None, "cuda", 4, 2, 2),
+        (None, "cuda", 64, 2, 8),
+        (None, "cuda", 2, 4, 1),
+        (0, "cuda", 16, 1, 0),
+        (3, "cpu", 2, 0, 3),
+    ],
+)
+def test_a_gpu_is_given_processes_that_load_its_samples(
+    monkeypatch: pytest.MonkeyPatch, asked: int | None, kind: str, cores: int, gpus: int, count: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert count_workers(asked, torch.device(kind)) == count
 
 
 @pytest.mark.parametrize(("asked", "chosen"), [("fp32", "no"), ("bf16", "bf16"), ("fp16", "fp16")])

@@ -90,7 +90,7 @@ def test_a_step_cuts_what_the_student_sees_and_not_what_its_teacher_sees() -> No
     assert torch.equal(seen["student"], torch.cat([real, mix_pairs(strong, boxes)]))
     assert torch.equal(seen["teacher"], weak)
     weight = ramp(0, config.rounds[1].consistency)
-    assert total.item() == pytest.approx(parts["labelled"] + weight * parts["consistency"])
+    assert total.item() == pytest.approx((parts["labelled"] + weight * parts["consistency"]).item())
 
 
 def test_one_image_has_none_to_be_cut_into() -> None:

@@ -1,6 +1,7 @@
 """Training: killed and resumed bit for bit, schedules, accumulation, early stopping, what a round learns from."""
 
 import shutil
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from helpers import (
 from torch import nn
 
 import engine
+import validation
 from artifacts import load_checkpoint, read_json
 from config import Train
 from images import read_mask
@@ -180,6 +182,27 @@ def test_bf16_trains_too(data: Path, tmp_path: Path) -> None:
     run("predict", folder, "--fold", "0")
 
 
+def test_compiled_steps_end_with_the_same_names_and_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[Any] = []
+
+    def as_it_is(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Any:
+        """A back end whose code is the very operations: what a real one makes of them differs in the last bits."""
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=as_it_is))
+    teacher = {"phase": "joint", "consistency": {"share": 0.5, "threshold": 0.5}}
+    models = []
+    for compile in (False, True):
+        folder = copy_of(data, tmp_path / str(compile), rounds=[{}, teacher], train={"compile": compile, "epochs": 2})
+        run("train", folder, "--round", "1", "--fold", "0")
+        models.append(load_checkpoint(open_workspace(folder)[1].run(1, 0) / "last.pt"))
+        assert len(graphs) >= 2 * compile, "the student's and the teacher's"
+    assert same_tensors(*models)
+
+
 def test_class_weights_reach_the_loss(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, real = [], engine.segmentation_loss
 
@@ -202,7 +225,7 @@ def test_class_weights_reach_the_loss(data: Path, tmp_path: Path, monkeypatch: p
 def score_as(scores: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every evaluation answer the next of these scores."""
     left = iter(scores)
-    monkeypatch.setattr(engine, "evaluate", lambda *_: {"dice": next(left), "miou": 0.0})
+    monkeypatch.setattr(validation, "evaluate", lambda *_: {"dice": next(left), "miou": 0.0})
 
 
 @pytest.mark.parametrize(

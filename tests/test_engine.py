@@ -1,0 +1,81 @@
+"""A training step beside a GPU: what it waits for, what it moves, and what it keeps."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import engine
+from runtime import make_accelerator
+from settings import parse_config
+
+
+def open_learner(**train: object) -> engine.Learner:
+    model = {"arch": "PlainUnet", "weights": "none", "decoder_channels": [8, 4]}
+    config = parse_config({"name": "tiny", "model": model, "train": {"precision": "fp32", **train}})
+    return engine.make_learner(config, config.rounds[0], make_accelerator("fp32"), 4, None)
+
+
+def make_batches(count: int) -> list[dict]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "labelled": {
+                "image": torch.rand(2, 3, 16, 16, generator=generator),
+                "target": torch.randint(0, 2, (2, 16, 16), generator=generator),
+                "image_id": [f"{number}a", f"{number}b"],
+            }
+        }
+        for number in range(count)
+    ]
+
+
+def test_losses_are_looked_at_while_the_next_batch_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    ask, add = engine.step_loss, engine.add_losses
+
+    def asked(learner: engine.Learner, batch: dict, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        order.append(f"ask {batch['labelled']['image_id'][0]}")
+        return ask(learner, batch, epoch)
+
+    def added(sums: dict, learner: engine.Learner, epoch: int, step: int, batch: dict, read: object) -> None:
+        order.append(f"read {batch['labelled']['image_id'][0]} of step {step}")
+        add(sums, learner, epoch, step, batch, read)
+
+    monkeypatch.setattr(engine, "step_loss", asked)
+    monkeypatch.setattr(engine, "add_losses", added)
+    engine.train_one_epoch(open_learner(), iter(make_batches(3)), 3, 0)
+    assert order == ["ask 0a", "ask 1a", "read 0a of step 0", "ask 2a", "read 1a of step 1", "read 2a of step 2"]
+
+
+def test_the_means_are_those_of_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    ask = engine.step_loss
+
+    def asked(*arguments: object) -> tuple[Tensor, dict[str, Tensor]]:
+        total, parts = ask(*arguments)
+        seen.append(total.item())
+        return total, parts
+
+    monkeypatch.setattr(engine, "step_loss", asked)
+    for accumulate in (1, 2):
+        seen.clear()
+        line = engine.train_one_epoch(open_learner(accumulate=accumulate), iter(make_batches(4)), 4, 0)
+        assert len(set(seen)) == 4
+        assert line["loss"] == pytest.approx(sum(seen) / 4, rel=1e-12)
+
+
+def test_losses_that_wait_keep_no_graph() -> None:
+    (batch,) = make_batches(1)
+    total, parts = engine.step_loss(open_learner(), batch, 0)
+    assert total.requires_grad
+    assert not any(one.requires_grad for one in parts.values())
+    assert engine.copy_soon(parts)() == {"labelled": total.item(), "loss": total.item()}
+
+
+def test_pixels_are_moved_and_boxes_stay_where_they_are_read() -> None:
+    half = {name: torch.zeros(1) for name in ("image", "strong", "target", "box")} | {"image_id": ["a"]}
+    moved = engine.move(half, torch.device("meta"))
+    where = {name: str(value.device) for name, value in moved.items() if name != "image_id"}
+    assert where == {"image": "meta", "strong": "meta", "target": "meta", "box": "cpu"}
+    assert moved["image_id"] == ["a"]
+    assert half["image"].device.type == "cpu"
