@@ -91,7 +91,7 @@ dubai_points)
     arms=(
         --arm original "$original"
         --arm longer "$original" train.epochs=80
-        --arm ours "$ours" train.epochs=16 train.evaluate_every=8
+        --arm ours "$ours" train.epochs=16 train.evaluate_every=8 "rounds=[{}]" # as many steps, all on points
         --set folds.validation=14
         "${one_split[@]}" "${lite0[@]}"
     ) ;;
