@@ -6,29 +6,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
-import tifffile
 import torch
 
 from artifacts import Paths
-from config import Config, Image
-from dataset import (
-    Record,
-    Source,
-    StepSampler,
-    TrainingDataset,
-    collate,
-    load_image,
-    load_label,
-    make_loader,
-    make_records,
-)
-from errors import UserError
+from config import Config
+from dataset import Record, Source, StepSampler, TrainingDataset, collate, load_image, load_label, make_loader
 from images import write_mask
 from settings import parse_config
-from stores import ProbabilityWriter
-from transforms import UNKNOWN_INSTANCE
 
 PLAIN = {"colour": 0.0, "grey": 0.0, "noise": 0.0, "blur": 0.0}
 STILL = PLAIN | {"flips": False, "rotate90": False, "scale": [1.0, 1.0]}
@@ -270,102 +255,6 @@ def test_batches_are_grouped_by_kind() -> None:
     assert set(batch["unlabelled"]) == {"image_id", "image", "strong"}
     with pytest.raises(ValueError, match="zip"):
         collate(samples[:2], ["labelled"])
-
-
-def test_instance_targets_have_borders_and_doubt(paths: Paths) -> None:
-    ids = np.zeros((32, 32), np.int32)
-    ids[4:20, 4:16], ids[4:20, 16:28] = 1, 700
-    ids[6, 6] |= UNKNOWN_INSTANCE
-    write_mask(paths.root / "m.png", ids)
-    cv2.imwrite(str(paths.root / "a.png"), np.zeros((32, 32, 3), np.uint8))
-    source = [Source("pseudo", [Record("a", "a.png", (32, 32), "m.png")], 1)]
-    for foreground in (0.0, 1.0):
-        config = make_config("instances", STILL | {"foreground": foreground})
-        target = TrainingDataset(source, config, paths, 0, 0)[(0, 0)]["target"].numpy()
-        assert target[6, 6] == 255
-        assert (target == 255).sum() == 1
-        assert (target[8:16, 15:17] == 2).all()
-        assert (target[8:16, 6:14] == 1).all()
-        assert (target[22:] == 0).all()
-
-
-@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "instances"])
-def test_a_soft_or_absent_label_has_its_shape(task: str, paths: Paths) -> None:
-    config = make_config(task, STILL)
-    cv2.imwrite(str(paths.root / "a.png"), np.zeros((32, 32, 3), np.uint8))
-    absent = Record("a", "a.png", (32, 32))
-    label = load_label(absent, config, paths, (32, 32))
-    target = TrainingDataset([Source("labelled", [absent], 1)], config, paths, 0, 0)[(0, 0)]["target"]
-    assert label.shape == ((32, 32, 2) if task == "multilabel" else (32, 32))
-    assert (target == 255).all()
-    soft = np.random.default_rng(0).random((config.channels, 32, 32)).astype(np.float32)
-    with ProbabilityWriter(paths.root / "soft.zarr") as writer:
-        writer.add("a", soft)
-    record = Record("a", "a.png", (32, 32), soft="soft.zarr")
-    target = TrainingDataset([Source("pseudo", [record], 1)], config, paths, 0, 0)[(0, 0)]["target"]
-    assert target.dtype == torch.float32
-    np.testing.assert_allclose(target, soft, atol=0.5 / 255 + 1e-6)
-
-
-def test_a_mask_of_one_label_keeps_its_axis(paths: Paths) -> None:
-    config = parse_config(
-        {"name": "t", "task": "multilabel", "classes": ["a"], "train": {"augment": {"crop": 16}}, "image": RAW}
-    )
-    write_mask(paths.root / "m.tif", np.ones((40, 40, 1), np.uint8))
-    cv2.imwrite(str(paths.root / "a.png"), np.zeros((40, 40, 3), np.uint8))
-    record = Record("a", "a.png", (40, 40), "m.tif")
-    assert load_label(record, config, paths, (20, 20)).shape == (20, 20, 1)
-    sample = TrainingDataset([Source("labelled", [record], 1)], config, paths, 0, 0)[(0, 0)]
-    assert sample["target"].shape == (1, 16, 16)
-
-
-def test_points_are_drawn_at_the_working_scale(paths: Paths) -> None:
-    record = Record("a", "a.png", (40, 100), points=np.int32([[99, 0, 1], [50, 31, 0]]))
-    label = load_label(record, make_config(), paths, (20, 50))
-    assert label[0, 49] == 1
-    assert label[15, 25] == 0
-    assert (label != 255).sum() == 2
-
-
-def test_records_prefer_a_mask_to_points() -> None:
-    columns = ["image_id", "image", "mask", "points", "height", "width"]
-    rows = [("a", "a.png", "a_m.png", 3, 4, 5), ("b", "b.png", "", 2, 4, 5), ("c", "c.png", "", 0, 4, 5)]
-    points = pd.DataFrame([("b", 1, 2, 0), ("a", 0, 0, 1), ("b", 2, 2, 1)], columns=["image_id", "x", "y", "class"])
-    a, b, c = make_records(pd.DataFrame(rows, columns=columns), points)
-    assert (a.mask, a.points) == ("a_m.png", None)
-    assert b.points.tolist() == [[1, 2, 0], [2, 2, 1]]
-    assert (c.mask, c.points) == ("", None)
-    assert a.size == (4, 5)
-
-
-@pytest.mark.parametrize("kind", ["uint16", "float32", "uint8"])
-@pytest.mark.parametrize("normalising", ["fixed", "image"])
-def test_every_depth_reaches_one(tmp_path: Path, kind: str, normalising: str) -> None:
-    values = np.random.default_rng(0).random((20, 30, 3))
-    values[0, 0] = 1.0
-    values[0, 1] = 0.0
-    scale = {"uint16": 65535, "float32": 1.0, "uint8": 255}[kind]
-    stored = (values * scale).astype(kind)
-    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb")
-    settings = Image(normalise=normalising)
-    image, mean, std = load_image(tmp_path / "a.tif", settings)
-    top = 255 if kind == "uint8" else 1.0
-    assert image.dtype == (np.uint8 if kind == "uint8" else np.float32)
-    np.testing.assert_allclose(image / top, values, atol=1 / 250)
-    expected = (values.mean((0, 1)), values.std((0, 1))) if normalising == "image" else ((0.5,) * 3, (0.5,) * 3)
-    np.testing.assert_allclose(mean, expected[0], atol=5e-3)
-    np.testing.assert_allclose(std, expected[1], atol=5e-3)
-
-
-def test_float_images_beyond_one_are_stretched_or_refused(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(300, 90, (20, 30, 1)).astype(np.float32)
-    tifffile.imwrite(tmp_path / "a.tif", values[..., 0])
-    image, mean, std = load_image(tmp_path / "a.tif", Image(channels=1, normalise="image"))
-    assert image.min() == 0.0
-    assert image.max() == 1.0
-    np.testing.assert_allclose((image - mean) / std, (values - values.mean()) / values.std(), atol=1e-3)
-    with pytest.raises(UserError, match=r"a\.tif: values from .* image.normalise=image"):
-        load_image(tmp_path / "a.tif", Image(channels=1, mean=(0.5,), std=(0.5,)))
 
 
 def test_the_working_scale_shrinks_image_and_label(paths: Paths, records: list[Record]) -> None:
