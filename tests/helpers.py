@@ -92,6 +92,15 @@ def prepare_data(folder: Path) -> Path:
     return folder
 
 
+def train_first_fold(folder: Path) -> Path:
+    """A workspace in which fold 0 of the first of two rounds is trained and has predicted."""
+    make_workspace(folder, rounds=[{}, JOINT], train={"epochs": 1})
+    prepare_data(folder)
+    run("train", folder, "--fold", "0")
+    run("predict", folder, "--fold", "0")
+    return folder
+
+
 def open_workspace(folder: Path, *overrides: str) -> tuple[Config, Paths]:
     return load_config(folder / f"{NAME}.yaml", overrides), Paths(folder, NAME)
 

@@ -1,14 +1,12 @@
 """Every mistake a user can make ends in one line that names it and says what to do, exit code 2, and nothing torn.
 
-What prepare.py finds wrong with labels stands in test_prepare.py in every form; here each kind goes once through a
-script's whole command line, and the later stages' mistakes are added.
+What prepare.py finds wrong with labels stands in test_prepare_faults.py in every form; here each kind goes once through
+a script's whole command line, and the later stages' mistakes are added. What a disk refuses stands in
+test_full_disk.py.
 """
 
-import errno
 import json
-import os
 import re
-import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +17,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import (
-    JOINT,
     call,
-    held,
     leftovers,
     make_workspace,
     open_workspace,
     prepare_data,
     run,
     switches,
+    train_first_fold,
     write_config,
 )
 from PIL import Image
@@ -35,7 +32,6 @@ from PIL import Image
 import engine
 import infer
 from artifacts import load_checkpoint, save_checkpoint, write_json
-from disk import lock_file
 from errors import UserError
 
 
@@ -46,12 +42,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fold 0 of the first of two rounds is trained and has predicted."""
-    folder = make_workspace(tmp_path_factory.mktemp("trained"), rounds=[{}, JOINT], train={"epochs": 1})
-    prepare_data(folder)
-    run("train", folder, "--fold", "0")
-    run("predict", folder, "--fold", "0")
-    return folder
+    return train_first_fold(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
@@ -283,127 +274,7 @@ def test_an_interrupted_run_goes_on_only_with_its_own_settings(
     assert names == {"best.pt", "last.pt", "log.jsonl", "manifest.json", "config.yaml", "tensorboard"}
 
 
-# --- disks and numbers -----------------------------------------------------------------------------------------------
-
-
-# each writing stage: its arguments, a file that it writes half-way, and its manifest
-WRITERS: dict[str, tuple[list[str], str, str]] = {
-    "prepare": (["--fresh"], "coverage.csv", "data/tiny/manifest.json"),
-    "make_folds": (["--fresh"], "tiny.csv", "data/tiny/folds.json"),
-    "train": (["--fold", "1", "--set", "train.epochs=2"], "progress.pt", "runs/tiny/round0/fold1/manifest.json"),
-    "predict": (["--fold", "0", "--fresh"], "oof.zarr", "runs/tiny/round0/fold0/oof.json"),
-    "make_pseudo_labels": (["--fold", "0", "--round", "1"], "index.csv", "runs/tiny/round1/fold0/pseudo/manifest.json"),
-}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("script", WRITERS)
-def test_a_full_disk_is_told_and_leaves_nothing_torn(
-    trained: Path, tmp_path: Path, script: str, fail: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Everything is renamed into its place when it is whole; the disk is full at that very moment."""
-    folder, replace = copy_of(trained, tmp_path), os.replace
-    arguments, torn, done = WRITERS[script]
-
-    def full(source: Any, target: Any) -> None:
-        if Path(target).name == torn:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", full)
-    error = fail(script, folder, *arguments)
-    assert f"{torn}: the disk is full; free some space and start again" in error
-    assert not (folder / done).exists()
-    monkeypatch.setattr(os, "replace", replace)
-    run(script, folder, *arguments)
-    assert (folder / done).exists()
-
-
-@pytest.mark.parametrize("script", WRITERS)
-def test_a_folder_that_vanishes_is_told(
-    trained: Path, tmp_path: Path, script: str, fail: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, replace = copy_of(trained, tmp_path), os.replace
-    arguments, torn, done = WRITERS[script]
-
-    def vanish(source: Any, target: Any) -> None:
-        if Path(target).name == torn:
-            shutil.rmtree(Path(target).parent)
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", vanish)
-    assert ": its folder vanished while it was written; start again" in fail(script, folder, *arguments)
-    assert not (folder / done).exists()
-
-
-@pytest.mark.parametrize(("script", "limit"), [("train", 20_000), ("predict", 1_000)])
-def test_a_disk_that_ends_within_a_file_is_told(
-    trained: Path, tmp_path: Path, script: str, limit: int, fail: Callable
-) -> None:
-    """By the system's own limit, so that whatever writes a checkpoint or a store must pass its word on."""
-    folder, (arguments, _, done) = copy_of(trained, tmp_path), WRITERS[script]
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        error = fail(script, folder, *arguments)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "the disk takes no file of this size" in error
-    assert not (folder / done).exists()
-
-
-@pytest.mark.parametrize("script", WRITERS)
-@pytest.mark.parametrize("kind", ["held", "read-only"])
-def test_a_stage_that_another_process_is_at_or_that_cannot_be_written_is_left_alone(
-    trained: Path, tmp_path: Path, script: str, kind: str, fail: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, (arguments, _, done) = copy_of(trained, tmp_path), WRITERS[script]
-    before, opened = contents(folder), Path.open
-
-    def refuse(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        if mode != "r":
-            raise OSError(errno.EROFS, "Read-only file system")
-        return opened(path, mode, *arguments, **options)
-
-    if kind == "held":
-        with held(folder / done) as holder:
-            error = fail(script, folder, *arguments)
-        assert f"{done}: in work by process {holder} on " in error
-        lock_file(folder / done).unlink()  # the killed holder's
-    else:
-        monkeypatch.setattr(Path, "open", refuse)
-        error = fail(script, folder, *arguments)
-        assert "the folder is read-only; choose another --workspace" in error
-        monkeypatch.undo()
-    assert contents(folder) == before
-
-
-def test_a_workspace_below_a_file_is_told(raw: Path, tmp_path: Path, fail: Callable) -> None:
-    below = ["--workspace", str(raw / "tiny.yaml" / "w"), "--set", f"data.root={raw / 'raw'}"]
-    assert "a file stands where a folder should be" in fail("prepare", raw, *below)
-
-
-def test_weights_that_run_away_are_told(trained: Path, tmp_path: Path, fail: Callable) -> None:
-    folder = copy_of(trained, tmp_path)
-    error = fail("train", folder, "--fold", "1", "--set", "train.learning_rate=1e36", "--set", "train.clip=0")
-    assert re.search(r"step \d: the (loss is not finite \(images .+\)|weights are not finite); .*lower", error), error
-    assert not (open_workspace(folder)[1].run(0, 1) / "manifest.json").exists()
-
-
-def test_a_loss_that_is_no_number_names_its_images(
-    trained: Path, tmp_path: Path, fail: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, real = copy_of(trained, tmp_path), engine.labelled_loss
-    monkeypatch.setattr(engine, "labelled_loss", lambda *arguments: real(*arguments) * float("nan"))
-    error = fail("train", folder, "--fold", "1")
-    named = re.search(r"step 0: the loss is not finite \(images (.+)\); look at these images, lower train", error)
-    ids = {path.stem for path in (folder / "raw/train").iterdir()}
-    assert named
-    assert set(named[1].split(", ")) <= ids
-    assert len(named[1].split(", ")) == 4
+# --- the exit code ---------------------------------------------------------------------------------------------------
 
 
 def test_a_process_of_its_own_says_it_in_one_line(trained: Path, tmp_path: Path) -> None:
