@@ -2,21 +2,22 @@
 
 make_base(folder)  # two images of 12x16 with masks
 image("a.jpg", picture(), cut=0.7)(folder)
+right()(folder)  # both images are there with their masks
 """
 
-import io
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
-from helpers import run, write_config
+from helpers import open_workspace, run, write_config
 from PIL import Image
+
+from images import read_mask
+from index import read_index
 
 HEIGHT, WIDTH = SIZE = (12, 16)
 PLAIN = {"unlabelled": "", "test": "", "sample_submission": "", "solution": "", "images": "train/{id}.{ending}"}
@@ -25,6 +26,7 @@ TABLE = {"kind": "rle", "path": "train.csv", "format": "image"}
 POINTS = {"kind": "points", "path": "points.csv"}
 
 Spoil = Callable[[Path], list[str] | None]  # what makes the rubbish; it may name another command than prepare
+Check = Callable[[Path], None]
 
 
 def picture(seed: int = 0, channels: int = 3, dtype: str = "uint8") -> np.ndarray:
@@ -133,112 +135,6 @@ def scored(given: str | bytes, truth: str | bytes, *more: str, name: str = "tgs_
     return spoil
 
 
-def png(width: int, height: int, depth: int = 8, colour: int = 2, extra: bytes = b"", data: bytes = b"") -> bytes:
-    """A PNG of any header, right in form."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    body = chunk(b"IDAT", data or zlib.compress(b"\0" * 1000))
-    return b"\x89PNG\r\n\x1a\n" + header + extra + body + chunk(b"IEND", b"")
-
-
-def jpg(width: int, height: int) -> bytes:
-    """A JPEG whose header says another size than its pixels have."""
-    data = bytearray(encoded("JPEG"))
-    at = data.index(b"\xff\xc0")
-    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
-    return bytes(data)
-
-
-def tif(width: int, height: int) -> bytes:
-    """Likewise a TIFF, whose strips stay those of a small image."""
-    data = encoded("TIFF")
-    for tag, value in ((256, width), (257, height)):
-        at = data.index(struct.pack("<HH", tag, 4)) if struct.pack("<HH", tag, 4) in data else -1
-        at = at if at >= 0 else data.index(struct.pack("<HH", tag, 3))
-        data = data[: at + 2] + struct.pack("<HII", 4, 1, value) + data[at + 12 :]
-    return data
-
-
-def tif_of_strips(rows: int) -> bytes:
-    """A TIFF of three strips of four rows, whose header says more of them."""
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, picture(), photometric="rgb", rowsperstrip=4)
-    data = buffer.getvalue()
-    at = data.index(struct.pack("<HH", 257, 4))
-    return data[: at + 8] + struct.pack("<I", rows) + data[at + 12 :]
-
-
-def encoded(kind: str, array: np.ndarray | None = None, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture() if array is None else array).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def tagged(orientation: int | bytes) -> Image.Exif | bytes:
-    """EXIF with an orientation, a text of three letters if need be."""
-    if isinstance(orientation, bytes):
-        tags = struct.pack("<2sHIHHHI4sI", b"II", 42, 8, 1, 274, 2, 4, orientation + bytes(1), 0)
-        return b"Exif" + bytes(2) + tags
-    exif = Image.Exif()
-    exif[274] = orientation
-    return exif
-
-
-def turn_back(array: np.ndarray, orientation: int) -> np.ndarray:
-    """What a camera stores so that the EXIF orientation makes `array` of it (CIPA DC-008, table of tag 274)."""
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    return np.ascontiguousarray(array.swapaxes(0, 1) if orientation >= 5 else array)
-
-
-def photo(orientation: int, *, both: bool = False, stored_mask: bool = False) -> Spoil:
-    """A turned photo, bright where its mask is. The mask is of the upright picture, or turned with a tag of its own, or
-    of the stored pixels without one."""
-
-    def spoil(folder: Path) -> None:
-        bright = np.repeat(half()[..., None] * 255, 3, axis=2)
-        for name in "ab":
-            (folder / f"raw/train/{name}.png").unlink()
-            stored = turn_back(bright, orientation)
-            write(folder / f"raw/train/{name}.jpg", stored, exif=tagged(orientation), quality=100)
-            if both or stored_mask:
-                options = {"exif": tagged(orientation)} if both else {}
-                write(folder / f"raw/masks/{name}.png", turn_back(half(), orientation), **options)
-
-    return spoil
-
-
-FLOATS = np.full((*SIZE, 3), 0.5, np.float32)
-
-
-def spoilt(value: float, dtype: str = "float32") -> np.ndarray:
-    array = FLOATS.astype(dtype)
-    array[1, 2, 0] = value
-    return array
-
-
-def palette_mask() -> bytes:
-    """Indices whose colours say something else, the foreground half transparent."""
-    picture = Image.fromarray(half())
-    picture.putpalette([255, 255, 255, 0, 0, 0])
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", transparency=b"\x00\x80")
-    return buffer.getvalue()
-
-
-def aliases(levels: int) -> str:
-    """`laughs`: a mapping of nine mappings of nine mappings …, a kilobyte that says billions."""
-    lines = ["l0: &l0 {a: 1}"]
-    for level in range(1, levels):
-        lines.append(f"l{level}: &l{level} {{{', '.join(f'k{n}: *l{level - 1}' for n in range(9))}}}")
-    return "\n".join(lines) + "\n"
-
-
 def rename(old: str, new: str | bytes) -> Spoil:
     """Image and mask a under another name, which keeps its ending."""
 
@@ -315,3 +211,24 @@ def edited(place: str, content: str | bytes, *command: str) -> Spoil:
         return list(command)
 
     return spoil
+
+
+# --- what is right ---------------------------------------------------------------------------------------------------
+
+
+def masks_of(folder: Path) -> dict[str, np.ndarray]:
+    _, paths = open_workspace(folder)
+    rows = read_index(paths).to_dict("records")
+    return {row["image_id"]: read_mask(paths.resolve(row["mask"])) for row in rows if row["mask"]}
+
+
+def right(ids: str = "a b", expected: np.ndarray | None = None) -> Check:
+    """The images are there, each with the mask of `half` or another."""
+
+    def check(folder: Path) -> None:
+        found = masks_of(folder)
+        assert sorted(found) == sorted(ids.split("|" if "|" in ids else " "))
+        for one in found.values():
+            np.testing.assert_array_equal(one, half() if expected is None else expected)
+
+    return check
