@@ -232,7 +232,7 @@ class Train(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     evaluate_every: Positive = 1  # epochs
     select: Literal["last", "best"] = "last"  # the checkpoint predictions are made with; "best" peeks at its own fold
-    compile: bool = False  # by torch.compile: a minute at the start, quicker steps on a GPU
+    compile: bool = False  # by torch.compile: minutes at the start, for quicker steps on a GPU
     workers: Annotated[int, Field(ge=0)] | None = None  # that load samples; None: a GPU's part of the cores, or none
     cache_gb: Annotated[float, Field(ge=0.0)] = 4.0  # decoded images kept in memory, all together
     augment: Augment = Augment()
