@@ -5,6 +5,7 @@ Two processes share the test files; each keeps to one thread, and so do the scri
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,30 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("fewmask", deadline=None, derandomize=True)
 settings.load_profile("fewmask")
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A competition that nothing has been made of, to copy from."""
+    from helpers import make_workspace
+
+    return make_workspace(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with its first fold trained, and asked for what teachers need."""
+    from helpers import train_first_fold
+
+    return train_first_fold(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """Run a script that must end in one line on standard error; that line."""
+    from helpers import fail
+
+    return lambda *arguments: fail(*arguments, monkeypatch=monkeypatch, capsys=capsys)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,11 @@ def run(script: str, folder: Path, *arguments: str) -> None:
     module = importlib.import_module(script)
     AcceleratorState._reset_state(reset_partial_state=True)  # a script is started anew, maybe with another precision
     module.main(_parser(script).parse_args([*switches(folder), *arguments]))
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    return target
 
 
 def fail(script: str, folder: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:

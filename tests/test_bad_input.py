@@ -12,19 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import helpers
 import numpy as np
 import pytest
 import torch
 from helpers import (
     call,
+    copy_of,
     leftovers,
-    make_workspace,
     open_workspace,
     prepare_data,
     run,
     switches,
-    train_first_fold,
     write_config,
 )
 from PIL import Image
@@ -33,27 +31,6 @@ import engine
 import infer
 from artifacts import load_checkpoint, save_checkpoint, write_json
 from errors import UserError
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_workspace(tmp_path_factory.mktemp("raw"))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_first_fold(tmp_path_factory.mktemp("trained"))
-
-
-@pytest.fixture
-def fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
-    return lambda *arguments: helpers.fail(*arguments, monkeypatch=monkeypatch, capsys=capsys)
-
-
-def copy_of(folder: Path, target: Path) -> Path:
-    shutil.copytree(folder, target, dirs_exist_ok=True)
-    return target
-
 
 # --- the data --------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """What training reads: targets of every kind of label, points, and images of any depth."""
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -9,25 +8,16 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from test_dataset import RAW, STILL, make_config
 
 from artifacts import Paths
-from config import Config, Image
+from config import Image
 from dataset import Record, Source, TrainingDataset, load_image, load_label, make_records
 from errors import UserError
 from images import write_mask
 from settings import parse_config
 from stores import ProbabilityWriter
 from transforms import UNKNOWN_INSTANCE
-
-PLAIN = {"colour": 0.0, "grey": 0.0, "noise": 0.0, "blur": 0.0}
-STILL = PLAIN | {"flips": False, "rotate90": False, "scale": [1.0, 1.0]}
-RAW = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
-
-
-def make_config(task: str = "binary", augment: dict[str, Any] | None = None, **train: Any) -> Config:
-    classes = {"multiclass": ["a", "b", "c"], "multilabel": ["a", "b"]}.get(task, ["a"])
-    values = {"name": "t", "task": task, "classes": classes, "image": RAW, "postprocess": {"border_width": 1}}
-    return parse_config(values | {"train": {"augment": {"crop": 32} | (augment or {}), **train}})
 
 
 @pytest.fixture

@@ -9,33 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import helpers
 import pytest
-from helpers import held, make_workspace, open_workspace, run, train_first_fold
+from helpers import copy_of, held, open_workspace, run
 
 import engine
 from disk import lock_file
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_workspace(tmp_path_factory.mktemp("raw"))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_first_fold(tmp_path_factory.mktemp("trained"))
-
-
-@pytest.fixture
-def fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
-    return lambda *arguments: helpers.fail(*arguments, monkeypatch=monkeypatch, capsys=capsys)
-
-
-def copy_of(folder: Path, target: Path) -> Path:
-    shutil.copytree(folder, target, dirs_exist_ok=True)
-    return target
-
 
 # --- disks -----------------------------------------------------------------------------------------------------------
 
