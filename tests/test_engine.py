@@ -1,5 +1,7 @@
 """A training step beside a GPU: what it waits for, what it moves, and what it keeps."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,13 +17,13 @@ def open_learner(**train: object) -> engine.Learner:
     return engine.make_learner(config, config.rounds[0], make_accelerator("fp32"), 4, None)
 
 
-def make_batches(count: int) -> list[dict]:
+def make_batches(count: int, side: int = 16) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
     return [
         {
             "labelled": {
-                "image": torch.rand(2, 3, 16, 16, generator=generator),
-                "target": torch.randint(0, 2, (2, 16, 16), generator=generator),
+                "image": torch.rand(2, 3, side, side, generator=generator),
+                "target": torch.randint(0, 2, (2, side, side), generator=generator),
                 "image_id": [f"{number}a", f"{number}b"],
             }
         }
@@ -79,3 +81,25 @@ def test_pixels_are_moved_and_boxes_stay_where_they_are_read() -> None:
     assert where == {"image": "meta", "strong": "meta", "target": "meta", "box": "cpu"}
     assert moved["image_id"] == ["a"]
     assert half["image"].device.type == "cpu"
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam"])
+def test_the_optimizer_takes_the_steps_of_torchs_plain_loop(kind: str) -> None:
+    """Over weights of every layout: channels_last, depthwise, 1×1, vectors."""
+    config = parse_config({"name": "tiny", "model": {"weights": "none"}, "train": {"optimizer": kind}})
+    learner = engine.make_learner(config, config.rounds[0], make_accelerator("fp32"), 4, None)
+    plain = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[kind]
+    model = copy.deepcopy(learner.plain_model)
+    loop = plain(model.parameters(), 1e-3, weight_decay=config.train.weight_decay, foreach=False, fused=False)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 1e-3
+    for batch in make_batches(3, side=32):
+        total, _ = engine.step_loss(learner, batch, 0)
+        learner.accelerator.backward(total)
+        for one, other in zip(model.parameters(), learner.plain_model.parameters(), strict=True):
+            one.grad = other.grad.clone()
+        learner.optimizer.step()
+        learner.optimizer.zero_grad()
+        loop.step()
+    for name, one in model.named_parameters():
+        torch.testing.assert_close(learner.plain_model.get_parameter(name), one, rtol=1e-5, atol=1e-7, msg=name)
