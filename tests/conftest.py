@@ -4,6 +4,7 @@ Two processes share the test files; each keeps to one thread, and so do the scri
 """
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,13 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("fewmask", deadline=None, derandomize=True)
 settings.load_profile("fewmask")
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator() -> None:
+    """Accelerate keeps the first precision of its process; which test came before is the scheduler's choice."""
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,11 @@ from runtime import make_accelerator
 from settings import parse_config
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_no_test_depends_on_the_precision_of_the_one_before(precision: str) -> None:
+    assert make_accelerator(precision).mixed_precision == {"fp32": "no"}.get(precision, precision)
+
+
 def open_learner(**train: object) -> engine.Learner:
     model = {"arch": "PlainUnet", "weights": "none", "decoder_channels": [8, 4]}
     config = parse_config({"name": "tiny", "model": model, "train": {"precision": "fp32", **train}})

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from accelerate.state import AcceleratorState
 from helpers import dice, make_workspace, open_workspace, run, seen_ids, write_config
 
 from artifacts import Paths, read_json
@@ -203,7 +202,6 @@ def test_a_folder_of_any_pictures_becomes_masks(done: Paths, tmp_path: Path, mon
     monkeypatch.setattr(infer, "AT_ONCE", 3)
     folder, out = tmp_path / "photos", tmp_path / "photos_masks"
     line = ["--config", str(done.root / "tiny.yaml"), "--workspace", str(done.root), "--images", str(folder)]
-    AcceleratorState._reset_state(reset_partial_state=True)
     infer.main(infer.make_infer_parser().parse_args([*line, "--overlay"]))
     names = {f"{stem}_{kind}.png" for stem in sizes for kind in ("mask", "overlay")} | {"map_mask.tif"}
     assert {path.name for path in out.iterdir()} == names
