@@ -164,9 +164,9 @@ def machine() -> str:
         except PackageNotFoundError:
             continue
     name = names[0] if names else platform.processor() or platform.machine()
-    clocks = re.findall(r"cpu MHz\s*: ([\d.]+)", text)
-    if clocks and "GHz" not in name:  # a name that many different processors share
-        name += f" at {float(clocks[0]) / 1000:.1f} GHz"
+    number = re.search(r"cpu family\s*: (\d+)\nmodel\s*: (\d+)", text)
+    if number and not re.search(r"\d", name):  # a name that many different processors share
+        name += f", family {number[1]} model {number[2]}"
     return f"{name} ({', '.join(kinds) or 'no AVX-512'}), {cores} cores; {', '.join(versions)}"
 
 

@@ -31,24 +31,33 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def before_it_is_named(name: str, strike: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let something happen at the moment when a file or folder of this name is whole and gets it."""
+    replace = os.replace
+
+    def struck(source: Any, target: Any) -> None:
+        if Path(target).name == name:
+            strike(Path(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", struck)
+
+
 @pytest.mark.parametrize("script", WRITERS)
 def test_a_full_disk_is_told_and_leaves_nothing_torn(
     trained: Path, tmp_path: Path, script: str, fail: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything is renamed into its place when it is whole; the disk is full at that very moment."""
-    folder, replace = copy_of(trained, tmp_path), os.replace
-    arguments, torn, done = WRITERS[script]
+    folder, (arguments, torn, done) = copy_of(trained, tmp_path), WRITERS[script]
 
-    def full(source: Any, target: Any) -> None:
-        if Path(target).name == torn:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace(source, target)
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
-    error = fail(script, folder, *arguments)
+    with monkeypatch.context() as patched:
+        before_it_is_named(torn, full, patched)
+        error = fail(script, folder, *arguments)
     assert f"{torn}: the disk is full; free some space and start again" in error
     assert not (folder / done).exists()
-    monkeypatch.setattr(os, "replace", replace)
     run(script, folder, *arguments)
     assert (folder / done).exists()
 
@@ -57,15 +66,8 @@ def test_a_full_disk_is_told_and_leaves_nothing_torn(
 def test_a_folder_that_vanishes_is_told(
     trained: Path, tmp_path: Path, script: str, fail: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, replace = copy_of(trained, tmp_path), os.replace
-    arguments, torn, done = WRITERS[script]
-
-    def vanish(source: Any, target: Any) -> None:
-        if Path(target).name == torn:
-            shutil.rmtree(Path(target).parent)
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", vanish)
+    folder, (arguments, torn, done) = copy_of(trained, tmp_path), WRITERS[script]
+    before_it_is_named(torn, lambda target: shutil.rmtree(target.parent), monkeypatch)
     assert ": its folder vanished while it was written; start again" in fail(script, folder, *arguments)
     assert not (folder / done).exists()
 

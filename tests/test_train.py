@@ -1,6 +1,7 @@
 """Training: killed and resumed bit for bit, schedules, accumulation, early stopping, what a round learns from."""
 
 import shutil
+from collections.abc import Callable
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,19 @@ def test_compiled_steps_end_with_the_same_names_and_weights(
         models.append(load_checkpoint(open_workspace(folder)[1].run(1, 0) / "last.pt"))
         assert len(graphs) >= 2 * compile, "the student's and the teacher's"
     assert same_tensors(*models)
+
+
+def test_a_model_that_cannot_be_compiled_is_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., str]
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise FileNotFoundError("no C++ compiler")
+
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=broken))
+    error = fail("train", copy_of(data, tmp_path, train={"compile": True}), "--fold", "0")
+    assert error.startswith("train.py: train.compile: torch.compile fails here (")
+    assert "no C++ compiler" in error
+    assert error.endswith("; set train.compile=false\n")
 
 
 def test_class_weights_reach_the_loss(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
