@@ -175,11 +175,14 @@ def _one_hot(target: Tensor, classes: int) -> Tensor:
 
 
 def _dice_loss(probabilities: Tensor, truth: Tensor, known: Tensor, average: Average) -> Tensor:
-    """1 − soft Dice per image and class, over the classes that occur in the image (arXiv:1606.04797)."""
+    """1 − soft Dice per image and class, over the classes that occur in the image (arXiv:1606.04797).
+
+    `truth` is 0 where the label is unknown.
+    """
     axes = (2, 3)
-    overlap = (probabilities * truth * known).sum(axes)
-    size = (probabilities * known).sum(axes) + (truth * known).sum(axes)
-    present = ((truth * known).sum(axes) > 0).float()
+    overlap, area = (probabilities * truth).sum(axes), truth.sum(axes)
+    size = (probabilities * known).sum(axes) + area
+    present = (area > 0).float()
     loss = 1.0 - (2.0 * overlap + 1.0) / (size + 1.0)
     return (loss * present).sum() / _not_zero(average(present.sum()))
 
