@@ -22,6 +22,7 @@ from augmentations import apply_geometry, apply_photometry, make_recipe
 from config import IGNORE_INDEX, Config, Image, Train
 from errors import UserError
 from images import full_scale, read_image, read_mask, resize_label
+from instances import part_touching
 from points import points_by_image, rasterise
 from runtime import best_device, count_workers, derive_seed
 from stores import ProbabilityStore
@@ -34,6 +35,7 @@ from transforms import (
     normalise,
     resize_image,
     shrink_sparse,
+    soft_instance_classes,
     statistics,
     working_shape,
 )
@@ -71,7 +73,9 @@ class Picture:
     """A decoded image at the working scale, its label, and where its foreground lies."""
 
     image: np.ndarray  # (H, W, C) uint8, or float32 in [0, 1]
-    label: np.ndarray  # (H, W) or (H, W, K) uint8; (H, W) uint16 instance ids; soft: (H, W, K) uint8 probabilities
+    # (H, W) or (H, W, K) uint8; (H, W) uint16 instance ids; soft: (H, W, K) uint8 probabilities, or those of instances
+    # as `part_soft_instances` makes them
+    label: np.ndarray
     centres: list[np.ndarray]  # per class (n, 2): rows and columns
     mean: np.ndarray
     std: np.ndarray
@@ -118,7 +122,8 @@ def load_label(record: Record, config: Config, paths: Paths, shape: tuple[int, i
     """A record's label at the working scale, as `Picture.label` holds it."""
     if record.soft:
         soft = ProbabilityStore(paths.resolve(record.soft)).raw(record.image_id)
-        return resize_image(np.ascontiguousarray(soft.transpose(1, 2, 0)), shape)
+        soft = resize_image(np.ascontiguousarray(soft.transpose(1, 2, 0)), shape)
+        return part_soft_instances(soft, config.postprocess.neck) if config.task == "instances" else soft
     if record.points is not None:
         return rasterise(record.points, shape, shape[0] / record.size[0])
     if record.mask:
@@ -129,6 +134,18 @@ def load_label(record: Record, config: Config, paths: Paths, shape: tuple[int, i
     unknown = UNKNOWN_INSTANCE if config.task == "instances" else IGNORE_INDEX
     many = (*shape, len(config.classes)) if config.task == "multilabel" else shape
     return np.full(many, unknown, np.uint16 if config.task == "instances" else np.uint8)
+
+
+def part_soft_instances(soft: np.ndarray, neck: float) -> np.ndarray:
+    """A teacher's background, inside and border, `(H, W, 3) uint8`, → ids and probability of being one, `(H, W, 2)
+    uint16`.
+
+    A border is so many pixels wide at whatever scale the network sees it, so it has to be drawn after scaling; then it
+    is the ids that say where it runs.
+    """
+    foreground = 255 - soft[..., 0]
+    ids = part_touching(foreground >= 128, soft[..., 1].astype(np.float32) / 255.0, neck)
+    return np.dstack([ids, foreground]).astype(np.uint16)
 
 
 class TrainingDataset(Dataset):
@@ -190,7 +207,8 @@ class TrainingDataset(Dataset):
         crop = self.train.augment.crop
         if record.points is not None and window.size > crop:
             image, label = resize_image(image, (crop, crop)), shrink_sparse(label, crop)
-        image, label = apply_geometry(self.recipe, image, label, seed, bool(record.soft))
+        smooth = bool(record.soft) and self.config.task != "instances"
+        image, label = apply_geometry(self.recipe, image, label, seed, smooth)
         image = image[..., None] if image.ndim == 2 else image
         return record, picture, image, label, seed
 
@@ -211,6 +229,8 @@ class TrainingDataset(Dataset):
 
     def _target(self, label: np.ndarray, soft: bool) -> torch.Tensor:
         if soft:
+            if self.config.task == "instances":
+                return torch.from_numpy(soft_instance_classes(label, self.config.postprocess.border_width))
             return torch.from_numpy(label.transpose(2, 0, 1).astype(np.float32) / 255.0)
         if self.config.task == "instances":
             label = instance_classes(label, self.config.postprocess.border_width)

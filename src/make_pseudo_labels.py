@@ -107,16 +107,16 @@ def label_pool(config: Config, paths: Paths, round: int, fold: int, rules: Pseud
     rows, counts = [], np.zeros(classes, np.int64)
     with open_soft_store(folder, rules) as soft:
         for split in rules.pool:
-            for image_id, probabilities in average_stores(paths, teachers, fold, split, rules.tta):
-                probabilities = resize_probabilities(probabilities, sizes[image_id])
+            for image_id, answer in average_stores(paths, teachers, fold, split, rules.tta):
+                probabilities = resize_probabilities(answer, sizes[image_id])
                 label, sure = label_pixels(probabilities, config.task, rules, thresholds, parameters)
                 if split == "labelled":
                     truth = record_truth(records[image_id], paths)
-                    label, sure, probabilities = keep_known(truth, label, sure, probabilities, config.task)
+                    label, sure, answer = keep_known(truth, label, sure, probabilities, config.task)
                 kept = bool(sure.mean() >= rules.image_confidence and sure.any())
                 mask = ""
                 if kept:
-                    mask = write_label(paths, folder, image_id, label, sure, probabilities, config.task, soft)
+                    mask = write_label(paths, folder, image_id, label, sure, answer, config.task, soft)
                 rows.append((image_id, mask, f"{sure.mean():.4f}", int(kept), " ".join(map(str, teachers))))
                 counts += count_agreement(label, sure, label, config.task, classes)[:, 1] * kept
     if not counts.any():
@@ -159,7 +159,8 @@ def open_soft_store(folder: Any, rules: Pseudo) -> Any:
 def write_label(
     paths: Paths, folder: Any, image_id: str, label: Any, sure: Any, probabilities: Any, task: str, soft: Any
 ) -> str:
-    """Keep one label, hard with its doubtful pixels ignored, or soft as it is; return where it lies."""
+    """Keep one label, hard with its doubtful pixels ignored, or soft as it is, at whatever scale: thin borders do not
+    outlive two changes of size. Return where it lies."""
     from images import write_mask
     from pseudo import ignore_doubtful
 

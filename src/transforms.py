@@ -128,3 +128,14 @@ def instance_classes(instances: np.ndarray, border_width: int) -> np.ndarray:
     classes = np.where(ids > 0, np.where(uniform, 1, 2), 0).astype(np.uint8)
     classes[instances >= UNKNOWN_INSTANCE] = IGNORE_INDEX
     return classes
+
+
+def soft_instance_classes(label: np.ndarray, border_width: int) -> np.ndarray:
+    """Instance ids and the probability of being one, `(H, W, 2) uint16` up to 255, → background, inside and border,
+    `(3, H, W) float32`.
+
+    Where there may be an instance and has no id, it is border: that is what lies around one.
+    """
+    foreground = label[..., 1].astype(np.float32) / 255.0
+    inside = foreground * (instance_classes(label[..., 0], border_width) == 1)
+    return np.stack([1.0 - foreground, inside, foreground - inside])

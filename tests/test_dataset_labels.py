@@ -17,7 +17,7 @@ from errors import UserError
 from images import write_mask
 from settings import parse_config
 from stores import ProbabilityWriter
-from transforms import UNKNOWN_INSTANCE
+from transforms import UNKNOWN_INSTANCE, instance_classes
 
 
 @pytest.fixture
@@ -57,7 +57,33 @@ def test_a_soft_or_absent_label_has_its_shape(task: str, paths: Paths) -> None:
     record = Record("a", "a.png", (32, 32), soft="soft.zarr")
     target = TrainingDataset([Source("pseudo", [record], 1)], config, paths, 0, 0)[(0, 0)]["target"]
     assert target.dtype == torch.float32
+    if task == "instances":  # where the border runs is drawn anew
+        np.testing.assert_allclose(target.sum(0), 1.0, atol=1e-6)
+        soft, target = soft[:1], target[:1]
     np.testing.assert_allclose(target, soft, atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("zoom", [0.4, 1.0, 1.7])
+def test_a_soft_border_is_as_wide_as_a_mask_s_at_every_zoom(zoom: float, paths: Paths) -> None:
+    ids = np.zeros((160, 160), np.uint16)
+    for number, centre in enumerate([(40, 50), (64, 50), (90, 110), (120, 40), (120, 64), (30, 120)], 1):
+        disc = cv2.circle(np.zeros(ids.shape, np.uint8), centre[::-1], 13, 1, -1) > 0
+        ids[disc & (ids == 0)] = number
+    cv2.imwrite(str(paths.root / "a.png"), np.zeros((160, 160, 3), np.uint8))
+    write_mask(paths.root / "m.png", ids.astype(np.int32))
+    classes = instance_classes(ids, 1)
+    with ProbabilityWriter(paths.root / "soft.zarr") as writer:
+        writer.add("a", (classes == np.arange(3)[:, None, None]).astype(np.float32))
+    augment = STILL | {"crop": round(160 * zoom) // 32 * 32, "scale": [zoom, zoom]}
+    config = make_config("instances", augment)
+    targets = []
+    for label in ({"mask": "m.png"}, {"soft": "soft.zarr"}):
+        source = [Source("pseudo", [Record("a", "a.png", (160, 160), **label)], 1)]
+        targets.append(TrainingDataset(source, config, paths, 0, 0)[(0, 0)]["target"].numpy())
+    mask, soft = targets[0], targets[1].argmax(0)
+    assert (mask == 2).sum() > 100
+    assert (soft == mask).mean() > 0.99
+    assert (soft == 2).sum() == pytest.approx((mask == 2).sum(), rel=0.05)
 
 
 def test_a_mask_of_one_label_keeps_its_axis(paths: Paths) -> None:
