@@ -11,7 +11,7 @@ import numpy as np
 
 from config import IGNORE_INDEX, Pseudo
 from postprocess import Parameters, to_label
-from transforms import UNKNOWN_INSTANCE
+from transforms import UNKNOWN_INSTANCE, instance_classes
 
 BINS = 256
 
@@ -80,10 +80,11 @@ def keep_known(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A teacher's label, where it is sure, and its probabilities `(K, H, W)`, set right wherever the truth is known.
 
-    An instance map knows every pixel.
+    An instance map knows every pixel; its borders are as thin as can be, for small instances' sake.
     """
     if task == "instances":
-        return truth, np.ones_like(sure), probabilities
+        classes = instance_classes(truth.astype(np.uint16), border_width=1)
+        return truth, np.ones_like(sure), (classes == np.arange(3)[:, None, None]).astype(np.float32)
     known = truth != IGNORE_INDEX
     label, sure = np.where(known, truth, label).astype(np.uint8), sure | known
     planes = truth.transpose(2, 0, 1) == 1 if task == "multilabel" else truth[None] == 1

@@ -13,6 +13,7 @@ from helpers import dice, make_workspace, open_workspace, run, seen_ids, write_c
 from artifacts import Paths, read_json
 from errors import UserError
 from images import read_mask
+from instances import part_touching
 from points import load_points
 from pseudo import keep_known
 from stages import list_stages
@@ -46,6 +47,19 @@ def test_what_is_known_stays_as_it_is(task: str) -> None:
             assert (got[place], got_sure[place]) == (truth[place], True)
             wanted = [float(truth[place])] if task == "binary" else [float(truth[place] == n) for n in range(3)]
             assert soft[:, *place].tolist() == wanted
+
+
+def test_a_known_instance_map_stays_as_it_is() -> None:
+    truth = np.zeros((30, 40), np.int32)
+    truth[3:12, 4:14], truth[3:12, 14:22], truth[20:23, 30:33] = 1, 2, 3
+    guess = np.random.default_rng(0).random((3, 30, 40)).astype(np.float32)
+    label, sure, soft = keep_known(truth, np.zeros_like(truth), np.zeros(truth.shape, bool), guess, "instances")
+    assert (label == truth).all()
+    assert sure.all()
+    parted = part_touching(soft[0] < 0.5, soft[1])
+    pairs = np.unique(np.stack([truth.ravel(), parted.ravel()]), axis=1)
+    assert pairs[0].tolist() == [0, 1, 2, 3]  # each of one number alone
+    assert len(set(pairs[1].tolist())) == 4
 
 
 @pytest.fixture(scope="module")
