@@ -128,10 +128,19 @@ def _blank(config: Config, kind: str, count: int, crop: int) -> dict[str, Tensor
 
 
 def _pictures_size(config: Config, sources: list[Source]) -> int:
-    """Bytes of all images of a training at the working scale with their labels, as 8 bits a value."""
-    planes = config.image.channels + (len(config.classes) if config.task == "multilabel" else 1)
-    shapes = (working_shape(*record.size, config.image) for source in sources for record in source.records)
-    return planes * sum(height * width for height, width in shapes)
+    """Bytes of all images of a training at the working scale, as 8 bits a value, with their labels."""
+    total = 0
+    for record in (one for source in sources for one in source.records):
+        height, width = working_shape(*record.size, config.image)
+        total += height * width * (config.image.channels + _label_size(config, bool(record.soft)))
+    return total
+
+
+def _label_size(config: Config, soft: bool) -> int:
+    """Bytes of a pixel's label, as `Picture.label` holds it."""
+    if config.task == "instances":
+        return 4 if soft else 2
+    return config.channels if soft or config.task == "multilabel" else 1
 
 
 def _weights_size(learner: Learner) -> int:
@@ -139,7 +148,10 @@ def _weights_size(learner: Learner) -> int:
 
 
 def foretell_disk(config: Config, paths: Paths, learner: Learner) -> Disk:
-    """What all rounds and folds have still to write: their checkpoints, and every store of probabilities."""
+    """What all rounds and folds have still to write: their checkpoints, and every store of probabilities.
+
+    Pseudo-labels are counted as soft ones, which take the most.
+    """
     table, folds = read_index(paths), read_folds(paths)
     labelled = set(folds["image_id"])
     held_out = {fold: set(some["image_id"]) for fold, some in folds.groupby("fold")}
@@ -156,6 +168,8 @@ def foretell_disk(config: Config, paths: Paths, learner: Learner) -> Disk:
             for split, tta in needed_stores(config, round):
                 if not paths.probabilities(round, fold, split, tta).is_dir():
                     stores += counts[split.removesuffix(PATCHES)][split.endswith(PATCHES)]
+            if one.pseudo and not (paths.pseudo(round, fold) / "manifest.json").is_file():
+                stores += sum(counts[split][0] for split in one.pseudo.pool)
     # the blend of held-out images and of all that is predicted for the end
     stores += whole[0] + pixels["test"][0] + (pixels["unlabelled"][0] if config.data.solution_of != "test" else 0)
     # the state that a killed run goes on from: the old one stands while the new one is written

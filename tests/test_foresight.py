@@ -9,22 +9,33 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import environment, fail, make_workspace, open_workspace, prepare_data, run, same_tensors
+from helpers import (
+    environment,
+    fail,
+    make_workspace,
+    open_workspace,
+    prepare_data,
+    run,
+    same_tensors,
+    train_first_fold,
+)
+from test_dataset import make_config
 
 import engine
 import foresight
 import memory
-from artifacts import load_checkpoint
-from config import Augment, Train
-from dataset import Record, Source
+from artifacts import Paths, load_checkpoint
+from config import Augment, Config, Train
+from dataset import Picture, Record, Source, TrainingDataset
 from errors import UserError
 from memory import Needs, amount, out_of_memory
 from runtime import make_accelerator
 from settings import parse_config
-from stores import ProbabilityStore
+from stores import ProbabilityStore, ProbabilityWriter
 from trouble import told_too_large
 
 GB = 10**9
@@ -118,6 +129,22 @@ def test_images_are_counted_up_to_the_cache() -> None:
     assert foresight.foretell_memory(learner, many).fixed - one == pytest.approx(gigabytes, rel=0.02)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "instances"])
+def test_an_image_is_counted_with_its_label(task: str, soft: bool, tmp_path: Path) -> None:
+    config = make_config(task)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 50, 3), np.uint8))
+    with ProbabilityWriter(tmp_path / "soft.zarr") as writer:
+        writer.add("a", np.zeros((config.channels, 40, 50), np.float32))
+    sources = [Source("pseudo", [Record("a", "a.png", (40, 50), soft="soft.zarr" if soft else "")], 1)]
+    image, label = (getattr(load_picture(sources, config, tmp_path), name).nbytes for name in ("image", "label"))
+    assert foresight._pictures_size(config, sources) == image + label
+
+
+def load_picture(sources: list[Source], config: Config, folder: Path) -> Picture:
+    return TrainingDataset(sources, config, Paths(folder, config.name), 0, 0)._picture(0, 0)
+
+
 def test_measuring_leaves_the_learner_as_it_was() -> None:
     learner, sources = open_learner(dropout=0.5)
     before = {name: one.clone() for name, one in learner.plain_model.state_dict().items()}
@@ -165,6 +192,18 @@ def test_the_foretold_disk_is_what_the_run_writes(data: Path, capsys: pytest.Cap
     run("ensemble", data)
     blended = [ProbabilityStore(path) for path in (paths.runs / "ensemble").glob("*.zarr")]
     assert after.stores == sum(store.raw(image_id).nbytes for store in blended for image_id in store.image_ids)
+
+
+def test_soft_labels_are_foretold_too(tmp_path: Path) -> None:
+    folder = train_first_fold(tmp_path, pseudo={"labels": "soft", "tta": False})
+    config, paths = open_workspace(folder)
+    learner = engine.make_learner(config, config.rounds[0], make_accelerator("fp32"), 1, None)
+    before = foresight.foretell_disk(config, paths, learner)
+    run("make_pseudo_labels", folder, "--round", "1", "--fold", "0")
+    after = foresight.foretell_disk(config, paths, learner)
+    store = ProbabilityStore(paths.pseudo(1, 0) / "soft.zarr")
+    assert len(store.image_ids) == 6
+    assert before.stores - after.stores == sum(store.raw(image_id).nbytes for image_id in store.image_ids)
 
 
 def test_a_disk_that_is_too_small_ends_it_before_the_first_epoch(
