@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from artifacts import Paths
-from augmentations import Recipe, apply_geometry, apply_photometry, make_recipe
+from augmentations import apply_geometry, apply_photometry, make_recipe
 from config import IGNORE_INDEX, Config, Image, Train
 from errors import UserError
 from images import full_scale, read_image, read_mask, resize_label
@@ -181,22 +181,15 @@ class TrainingDataset(Dataset):
             # a number from beyond any run's reach, so that the partner is not the next sample of an epoch
             _, _, other, other_label, _ = self._cut(source, number + 2**40)
             image[box], label[box] = other[box], other_label[box]
-        view = self._view(self.strong if kind == "unlabelled" else self.recipe, picture, image, seed)
-        sample = {"image_id": record.image_id, "image": view}
+        full = 255.0 if image.dtype == np.uint8 else 1.0
+        recipe = self.strong if kind == "unlabelled" else self.recipe
+        strong = normalise(apply_photometry(recipe, image, seed), picture.mean, picture.std, full)
+        sample = {"image_id": record.image_id, "image": torch.from_numpy(strong)}
         if kind == "unlabelled":
-            weak = torch.from_numpy(normalise(image, picture.mean, picture.std, full_scale(image)))
+            weak = torch.from_numpy(normalise(image, picture.mean, picture.std, full))
             corners = torch.tensor([edge for side in box for edge in (side.start, side.stop)])
             return sample | {"image": weak, "strong": sample["image"], "box": corners}
         return sample | {"target": self._target(label, bool(record.soft))}
-
-    def _view(self, recipe: Recipe, picture: Picture, image: np.ndarray, seed: int) -> torch.Tensor:
-        """A part of a picture with another photometry, normalised: `(C, h, w) float32`."""
-        view, mean, full = apply_photometry(recipe, image, seed), picture.mean, full_scale(image)
-        if self.config.image.normalise == "image":
-            # a picture inverted as a whole has another mean: by its old one a dark one would lie twenty deviations off
-            flat = np.full((8, 8, len(mean)), mean, np.float32)
-            mean = apply_photometry(recipe, flat, seed).mean((0, 1))
-        return torch.from_numpy(normalise(view, mean, picture.std, full))
 
     def _cut(self, source: int, number: int) -> tuple[Record, Picture, np.ndarray, np.ndarray, int]:
         """The image a number stands for, its random window in training geometry, and the seed of its photometry."""

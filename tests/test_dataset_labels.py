@@ -145,22 +145,3 @@ def test_float_images_beyond_one_are_stretched_or_refused(tmp_path: Path) -> Non
     np.testing.assert_allclose((image - mean) / std, (values - values.mean()) / values.std(), atol=1e-3)
     with pytest.raises(UserError, match=r"a\.tif: values from .* image.normalise=image"):
         load_image(tmp_path / "a.tif", Image(channels=1, mean=(0.5,), std=(0.5,)))
-
-
-@pytest.mark.parametrize("changed", [{"invert": 1.0}, {"grey": 1.0, "invert": 1.0}, {}])
-@pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_a_picture_is_normalised_by_what_its_photometry_makes_of_its_mean(
-    name: str, changed: dict[str, float], paths: Paths
-) -> None:
-    image = np.random.default_rng(0).normal((12.0, 20.0, 9.0), 3.0, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-    if name == "a.png":
-        cv2.imwrite(str(paths.root / name), image)
-    else:
-        tifffile.imwrite(paths.root / name, image.astype(np.float32) / 255.0)
-    config = parse_config(
-        {"name": "t", "image": {"normalise": "image"}, "train": {"augment": STILL | {"crop": 32} | changed}}
-    )
-    source = [Source("labelled", [Record("a", name, (32, 32))], 1)]
-    seen = TrainingDataset(source, config, paths, 0, 0)[(0, 0)]["image"].numpy()
-    assert np.abs(seen.mean((1, 2))).max() < 0.2
-    assert seen.std((1, 2)) == pytest.approx(1.0, abs=0.5 if changed.get("grey") else 0.02)
