@@ -21,9 +21,9 @@ from artifacts import Paths
 from augmentations import apply_geometry, apply_photometry, make_recipe
 from config import IGNORE_INDEX, Config, Image, Train
 from errors import UserError
-from images import full_scale, read_image, read_mask, resize_label
-from instances import part_touching
+from images import check_instances, full_scale, read_image, read_mask, resize_label
 from points import points_by_image, rasterise
+from postprocess import Parameters, separate_instances
 from runtime import best_device, count_workers, derive_seed
 from stores import ProbabilityStore
 from transforms import (
@@ -123,7 +123,9 @@ def load_label(record: Record, config: Config, paths: Paths, shape: tuple[int, i
     if record.soft:
         soft = ProbabilityStore(paths.resolve(record.soft)).raw(record.image_id)
         soft = resize_image(np.ascontiguousarray(soft.transpose(1, 2, 0)), shape)
-        return part_soft_instances(soft, config.postprocess.neck) if config.task == "instances" else soft
+        if config.task == "instances":
+            return part_soft_instances(soft, config.postprocess.neck, record.image_id)
+        return soft
     if record.points is not None:
         return rasterise(record.points, shape, shape[0] / record.size[0])
     if record.mask:
@@ -136,16 +138,18 @@ def load_label(record: Record, config: Config, paths: Paths, shape: tuple[int, i
     return np.full(many, unknown, np.uint16 if config.task == "instances" else np.uint8)
 
 
-def part_soft_instances(soft: np.ndarray, neck: float) -> np.ndarray:
+def part_soft_instances(soft: np.ndarray, neck: float, name: str) -> np.ndarray:
     """A teacher's background, inside and border, `(H, W, 3) uint8`, → ids and probability of being one, `(H, W, 2)
-    uint16`.
+    uint16`. Raises UserError where there are more than ids, naming the image.
 
     A border is so many pixels wide at whatever scale the network sees it, so it has to be drawn after scaling; then it
     is the ids that say where it runs.
     """
-    foreground = 255 - soft[..., 0]
-    ids = part_touching(foreground >= 128, soft[..., 1].astype(np.float32) / 255.0, neck)
-    return np.dstack([ids, foreground]).astype(np.uint16)
+    # one half: what is an instance rather than not; doubt stays in the probability
+    parameters = Parameters(thresholds=(0.5,), neck=neck)
+    ids = separate_instances(soft.transpose(2, 0, 1).astype(np.float32) / 255.0, parameters)
+    check_instances(ids, name)
+    return np.dstack([ids, 255 - soft[..., 0]]).astype(np.uint16)
 
 
 class TrainingDataset(Dataset):
@@ -228,9 +232,9 @@ class TrainingDataset(Dataset):
         return picture
 
     def _target(self, label: np.ndarray, soft: bool) -> torch.Tensor:
+        if soft and self.config.task == "instances":
+            return torch.from_numpy(soft_instance_classes(label, self.config.postprocess.border_width))
         if soft:
-            if self.config.task == "instances":
-                return torch.from_numpy(soft_instance_classes(label, self.config.postprocess.border_width))
             return torch.from_numpy(label.transpose(2, 0, 1).astype(np.float32) / 255.0)
         if self.config.task == "instances":
             label = instance_classes(label, self.config.postprocess.border_width)

@@ -150,7 +150,7 @@ def _weights_size(learner: Learner) -> int:
 def foretell_disk(config: Config, paths: Paths, learner: Learner) -> Disk:
     """What all rounds and folds have still to write: their checkpoints, and every store of probabilities.
 
-    Pseudo-labels are counted as soft ones, which take the most.
+    Pseudo-labels are counted as soft ones, at the larger of an image's own and the working size.
     """
     table, folds = read_index(paths), read_folds(paths)
     labelled = set(folds["image_id"])
@@ -169,7 +169,7 @@ def foretell_disk(config: Config, paths: Paths, learner: Learner) -> Disk:
                 if not paths.probabilities(round, fold, split, tta).is_dir():
                     stores += counts[split.removesuffix(PATCHES)][split.endswith(PATCHES)]
             if one.pseudo and not (paths.pseudo(round, fold) / "manifest.json").is_file():
-                stores += sum(counts[split][0] for split in one.pseudo.pool)
+                stores += sum(counts[split][2] for split in one.pseudo.pool)
     # the blend of held-out images and of all that is predicted for the end
     stores += whole[0] + pixels["test"][0] + (pixels["unlabelled"][0] if config.data.solution_of != "test" else 0)
     # the state that a killed run goes on from: the old one stands while the new one is written
@@ -177,12 +177,13 @@ def foretell_disk(config: Config, paths: Paths, learner: Learner) -> Disk:
     return Disk(checkpoints, config.channels * stores, disk_usage(paths.runs).free)
 
 
-def _count_pixels(config: Config, table: "pd.DataFrame") -> tuple[int, int]:
-    """Of all images of an index at the working scale, and of their centre crops."""
-    whole = crops = 0
+def _count_pixels(config: Config, table: "pd.DataFrame") -> tuple[int, int, int]:
+    """Of an index's images at the working scale, of their centre crops, and at the larger of own and working size."""
+    whole = crops = larger = 0
     for (height, width), count in table[["height", "width"]].value_counts().items():
         shape = working_shape(height, width, config.image)
         whole += count * shape[0] * shape[1]
+        larger += count * max(shape[0] * shape[1], height * width)
         side = config.predict.patch or 0
         crops += count * min(side, shape[0]) * min(side, shape[1])
-    return int(whole), int(crops)
+    return int(whole), int(crops), int(larger)

@@ -115,6 +115,12 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
         temporary.write_bytes(data.tobytes())
 
 
+def check_instances(instances: np.ndarray, name: str) -> None:
+    """Raises UserError, naming the file or image, where instances 1, 2, … are more than a label can number."""
+    if instances.max() > MAX_INSTANCES:
+        raise UserError(f"{name}: more than {MAX_INSTANCES} instances; cut the image into parts")
+
+
 def resize_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """`(H, W)` or `(H, W, C)` labels of any dtype to another size by the nearest pixel centre."""
     if label.shape[:2] == shape:

@@ -17,7 +17,7 @@ from skimage.filters import threshold_otsu
 from competitions import ARCHIVES
 from config import IGNORE_INDEX, Config
 from errors import UserError
-from images import MAX_INSTANCES, colours_to_classes, full_scale, read_label_file, resize_label
+from images import MAX_INSTANCES, check_instances, colours_to_classes, full_scale, read_label_file, resize_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -259,8 +259,7 @@ def _number_instances(values: np.ndarray, path: Path) -> np.ndarray:
         raise UserError(f"{path}: instance number {values.min()}; use 0 for the background and 1 and up for instances")
     if values.max() > MAX_INSTANCES:
         values = np.searchsorted(np.unique(np.append(values, 0)), values)
-        if values.max() > MAX_INSTANCES:
-            raise UserError(f"{path}: more than {MAX_INSTANCES} instances; cut the image into parts")
+        check_instances(values, str(path))
     return values.astype(np.int32)
 
 

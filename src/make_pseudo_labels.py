@@ -161,12 +161,14 @@ def write_label(
 ) -> str:
     """Keep one label, hard with its doubtful pixels ignored, or soft as it is, at whatever scale: thin borders do not
     outlive two changes of size. Return where it lies."""
-    from images import write_mask
+    from images import check_instances, write_mask
     from pseudo import ignore_doubtful
 
     if soft is not None:
         soft.add(image_id, probabilities)
         return paths.relative(folder / "soft.zarr")
+    if task == "instances":
+        check_instances(label, image_id)
     path = folder / "masks" / f"{image_id}{'.tif' if task == 'multilabel' else '.png'}"
     write_mask(path, ignore_doubtful(label, sure, task))
     return paths.relative(path)

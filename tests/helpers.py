@@ -93,9 +93,9 @@ def prepare_data(folder: Path) -> Path:
     return folder
 
 
-def train_first_fold(folder: Path, **joint: Any) -> Path:
+def train_first_fold(folder: Path) -> Path:
     """A workspace in which fold 0 of the first of two rounds is trained and has predicted."""
-    make_workspace(folder, rounds=[{}, JOINT | joint], train={"epochs": 1})
+    make_workspace(folder, rounds=[{}, JOINT], train={"epochs": 1})
     prepare_data(folder)
     run("train", folder, "--fold", "0")
     run("predict", folder, "--fold", "0")

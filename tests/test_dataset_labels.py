@@ -12,9 +12,10 @@ from test_dataset import RAW, STILL, make_config
 
 from artifacts import Paths
 from config import Image
-from dataset import Record, Source, TrainingDataset, load_image, load_label, make_records
+from dataset import Record, Source, TrainingDataset, load_image, load_label, make_records, part_soft_instances
 from errors import UserError
 from images import write_mask
+from make_pseudo_labels import write_label
 from settings import parse_config
 from stores import ProbabilityWriter
 from transforms import UNKNOWN_INSTANCE, instance_classes
@@ -84,6 +85,19 @@ def test_a_soft_border_is_as_wide_as_a_mask_s_at_every_zoom(zoom: float, paths: 
     assert (mask == 2).sum() > 100
     assert (soft == mask).mean() > 0.99
     assert (soft == 2).sum() == pytest.approx((mask == 2).sum(), rel=0.05)
+
+
+def test_more_instances_than_ids_are_told(paths: Paths) -> None:
+    soft = np.zeros((3, 400, 400), np.float32)
+    soft[0] = 1.0
+    soft[:, ::2, ::2] = np.float32([0.0, 1.0, 0.0])[:, None, None]
+    message = "^a: more than 32767 instances; cut the image into parts$"
+    with pytest.raises(UserError, match=message):
+        part_soft_instances(np.rint(soft.transpose(1, 2, 0) * 255).astype(np.uint8), 0.8, "a")
+    label = np.zeros((400, 400), np.int32)
+    label[::2, ::2] = np.arange(1, 40001).reshape(200, 200)
+    with pytest.raises(UserError, match=message):
+        write_label(paths, paths.root, "a", label, label >= 0, soft, "instances", None)
 
 
 def test_a_mask_of_one_label_keeps_its_axis(paths: Paths) -> None:

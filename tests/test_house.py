@@ -177,7 +177,7 @@ def test_no_failure_is_swallowed(path: Path) -> None:
             assert not names & {"", "Exception", "BaseException"}, f"{path.name}:{node.lineno} catches everything"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*FILES, *sorted((TOP / "bench").glob("*.py"))], ids=lambda path: path.stem)
 def test_nothing_is_misread_or_dropped_in_silence(path: Path) -> None:
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Call):
