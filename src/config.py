@@ -245,6 +245,7 @@ class Round(Section):
     phase: Literal["warmup", "joint", "finetune"] = "warmup"
     start: Literal["encoder", "previous"] = "encoder"  # from the pretrained encoder or the round before
     freeze_encoder_stages: Annotated[int, Field(ge=0)] | None = None  # None: as the model section says
+    freeze_norms: bool = False  # batch norms keep the means and variances that the round before ended with
     train: Train = Train()
     pseudo: Pseudo | None = None
     consistency: Consistency | None = None
@@ -255,6 +256,8 @@ class Round(Section):
             raise ValueError(f"a {self.phase} round trains on real labels alone: drop pseudo/consistency or say joint")
         if self.phase == "joint" and not (self.pseudo or self.consistency):
             raise ValueError("a joint round needs a pseudo: or a consistency: section")
+        if self.freeze_norms and self.start != "previous":
+            raise ValueError("freeze_norms keeps what the round before has measured; say start: previous, or drop it")
         return self
 
 
@@ -334,6 +337,8 @@ class Config(Section):
             raise ValueError("folds.count: one fold judges no fit; set postprocess.fit and ensemble.fit_weights false")
         if self.data.labels.keep is None and (self.data.labels.keep_test or self.data.labels.keep_unlabelled):
             raise ValueError("data.labels.keep: how many labels stay; keep_test and keep_unlabelled share out the rest")
+        if self.model.norm != "batch" and any(one.freeze_norms for one in self.rounds):
+            raise ValueError(f"rounds.freeze_norms: {self.model.norm} norms keep nothing to freeze; drop it")
         if self.model.arch != "Unet" and any(one.train.augment.crop % 32 for one in self.rounds):
             raise ValueError(f"train.augment.crop: a {self.model.arch} halves it five times; take a multiple of 32")
         if self.data.generator != "none" and (self.data.root or self.data.kaggle):

@@ -22,7 +22,7 @@ from config import Config, Round, Train
 from errors import UserError
 from losses import gated_crf_loss, segmentation_loss, soft_loss
 from memory import Needs
-from models import build_model, make_ema, parameter_groups, update_ema
+from models import build_model, freeze_norms, make_ema, parameter_groups, update_ema
 from semi import ramp, student_view, teach
 from trouble import WAY_OUT, stop_not_finite, told_too_large
 
@@ -161,6 +161,8 @@ def train_one_epoch(
     """
     accelerator, train = learner.accelerator, learner.round.train
     learner.model.train()
+    if learner.round.freeze_norms:
+        freeze_norms(learner.plain_model)
     sums: dict[str, float] = {}
     started, images, waiting = time.perf_counter(), 0, None
     hidden = {} if accelerator.is_local_main_process else {"disable": True}  # unless given, TQDM_DISABLE decides

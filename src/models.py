@@ -114,6 +114,16 @@ def freeze_stages(encoder: nn.Module, stages: int) -> None:
         block.requires_grad_(False)
 
 
+def freeze_norms(model: nn.Module) -> None:
+    """Have batch norms answer by their running means and variances, which then stay; scale and shift learn on.
+
+    Undone by `model.train()`.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 def make_ema(model: nn.Module) -> nn.Module:
     """A copy that `update_ema` keeps as the moving average of the weights."""
     return copy.deepcopy(model).requires_grad_(False).eval()
