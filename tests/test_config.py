@@ -14,9 +14,9 @@ PLAIN = {"arch": "PlainUnet", "weights": "none"}
         ({"rounds": [{"phase": "joint", "consistency": {}}]}, "must be warmup"),
         ({"rounds": [{"pseudo": {}}]}, "rounds.0: a warmup round trains on real labels alone"),
         ({"rounds": [{}, {"phase": "joint"}]}, "rounds.1: a joint round needs"),
-        ({"rounds": [{}, {"phase": "finetune", "freeze_norms": True}]}, "rounds.1: freeze_norms keeps what the round before has measured; say start"),
+        ({"rounds": [{}, {"phase": "finetune", "freeze_norms": True}]}, "rounds.1: freeze_norms keeps what"),
         (
-            {"rounds": [{}, {"phase": "finetune", "start": "previous", "freeze_norms": True}], "model": {"norm": "group"}},
+            {"rounds": [{"freeze_norms": True, "start": "previous"}], "model": {"norm": "group"}},
             "group norms keep nothing to freeze",
         ),
         ({"rounds": []}, "at least one"),
