@@ -256,8 +256,6 @@ class Round(Section):
             raise ValueError(f"a {self.phase} round trains on real labels alone: drop pseudo/consistency or say joint")
         if self.phase == "joint" and not (self.pseudo or self.consistency):
             raise ValueError("a joint round needs a pseudo: or a consistency: section")
-        if self.freeze_norms and self.start != "previous":
-            raise ValueError("freeze_norms keeps what the round before has measured; say start: previous, or drop it")
         return self
 
 
@@ -312,8 +310,7 @@ class Config(Section):
 
     @property
     def channels(self) -> int:
-        """Number of the network's output channels."""
-        # instances: background, inside, border
+        """Number of the network's output channels; those of instances are background, inside and border."""
         return {"binary": 1, "instances": 3}.get(self.task, len(self.classes))
 
     @property
@@ -325,8 +322,8 @@ class Config(Section):
     def _makes_sense(self) -> "Config":
         if not self.rounds or not self.classes:
             raise ValueError("rounds and classes: give at least one of each")
-        if self.rounds[0].phase != "warmup":
-            raise ValueError("rounds[0].phase: the first round has no teacher, so it must be warmup")
+        if (self.rounds[0].phase, self.rounds[0].start) != ("warmup", "encoder"):
+            raise ValueError("rounds[0]: nothing comes before it, so its phase must be warmup and its start encoder")
         if self.task in ("binary", "instances") and len(self.classes) != 1:
             raise ValueError(f"classes: a {self.task} task has one class, not {len(self.classes)}")
         if self.task == "multiclass" and len(self.classes) < 2:
@@ -337,8 +334,9 @@ class Config(Section):
             raise ValueError("folds.count: one fold judges no fit; set postprocess.fit and ensemble.fit_weights false")
         if self.data.labels.keep is None and (self.data.labels.keep_test or self.data.labels.keep_unlabelled):
             raise ValueError("data.labels.keep: how many labels stay; keep_test and keep_unlabelled share out the rest")
-        if self.model.norm != "batch" and any(one.freeze_norms for one in self.rounds):
-            raise ValueError(f"rounds.freeze_norms: {self.model.norm} norms keep nothing to freeze; drop it")
+        frozen = [one for one in self.rounds if one.freeze_norms]
+        if self.model.norm != "batch" and frozen or any(one.start != "previous" for one in frozen):
+            raise ValueError("rounds.freeze_norms: for model.norm batch and start: previous, whose statistics it keeps")
         if self.model.arch != "Unet" and any(one.train.augment.crop % 32 for one in self.rounds):
             raise ValueError(f"train.augment.crop: a {self.model.arch} halves it five times; take a multiple of 32")
         if self.data.generator != "none" and (self.data.root or self.data.kaggle):

@@ -5,6 +5,7 @@ from helpers import config_fault
 
 from config import Config, Predict
 
+GROUP = {"model": {"norm": "group"}}
 PLAIN = {"arch": "PlainUnet", "weights": "none"}
 
 
@@ -14,10 +15,11 @@ PLAIN = {"arch": "PlainUnet", "weights": "none"}
         ({"rounds": [{"phase": "joint", "consistency": {}}]}, "must be warmup"),
         ({"rounds": [{"pseudo": {}}]}, "rounds.0: a warmup round trains on real labels alone"),
         ({"rounds": [{}, {"phase": "joint"}]}, "rounds.1: a joint round needs"),
-        ({"rounds": [{}, {"phase": "finetune", "freeze_norms": True}]}, "rounds.1: freeze_norms keeps what"),
+        ({"rounds": [{"start": "previous"}]}, "its start encoder"),
+        ({"rounds": [{}, {"phase": "finetune", "freeze_norms": True}]}, "rounds.freeze_norms: for model.norm batch"),
         (
-            {"rounds": [{"freeze_norms": True, "start": "previous"}], "model": {"norm": "group"}},
-            "group norms keep nothing to freeze",
+            {"rounds": [{}, {"phase": "finetune", "start": "previous", "freeze_norms": True}]} | GROUP,
+            "rounds.freeze_norms: for model.norm batch",
         ),
         ({"rounds": []}, "at least one"),
         ({"classes": []}, "at least one"),
