@@ -74,8 +74,7 @@ class Labels(Section):
 
     kind: Literal["masks", "rle", "points", "none"] = "none"
     path: str = ""  # template of the mask files ("{tile}/masks/{part}.png") or the table's path ("train.csv")
-    # mask ↔ image: same template fields; or same stem, else same last number in it
-    match: Literal["fields", "number"] = "fields"
+    match: Literal["fields", "number"] = "fields"  # mask ↔ image by the same fields; or stem, else last number in it
     encoding: Literal["index", "binary", "otsu", "palette", "rgb_id", "instances"] = "index"
     palette: dict[str, Colour] = {}  # class name → colour
     values: dict[str, int] = {}  # class name → grey value; empty: value i is class i
@@ -120,8 +119,7 @@ class Image(Section):
     channels: Positive = 3
     scale: Annotated[float, Field(gt=0.0)] = 1.0  # the working scale: above 1 enlarges, for small or touching objects
     long_side: Positive | None = None  # and the most its long side may then have
-    # "fixed": by mean and std below, on the scale [0, 1]; "image": by each image's own mean and deviation
-    normalise: Literal["fixed", "image"] = "fixed"
+    normalise: Literal["fixed", "image"] = "fixed"  # by mean and std below, on the scale [0, 1]; or by each image's own
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # what EfficientNet-Lite was trained with
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
@@ -334,8 +332,7 @@ class Config(Section):
             raise ValueError("folds.count: one fold judges no fit; set postprocess.fit and ensemble.fit_weights false")
         if self.data.labels.keep is None and (self.data.labels.keep_test or self.data.labels.keep_unlabelled):
             raise ValueError("data.labels.keep: how many labels stay; keep_test and keep_unlabelled share out the rest")
-        frozen = [one for one in self.rounds if one.freeze_norms]
-        if self.model.norm != "batch" and frozen or any(one.start != "previous" for one in frozen):
+        if any(one.freeze_norms and (self.model.norm, one.start) != ("batch", "previous") for one in self.rounds):
             raise ValueError("rounds.freeze_norms: for model.norm batch and start: previous, whose statistics it keeps")
         if self.model.arch != "Unet" and any(one.train.augment.crop % 32 for one in self.rounds):
             raise ValueError(f"train.augment.crop: a {self.model.arch} halves it five times; take a multiple of 32")
