@@ -4,10 +4,11 @@
 
 Each seed keeps other labels, makes other folds and other weights. Both arms train fold 0 for the same number of steps:
 "joint" as the config's rounds up to the first joint one say, with pseudo-labels, a mean teacher or both, "supervised"
-on real labels alone in one schedule as long as all of them. Teachers answer as the config says, both arms plainly, with
-postprocessing fitted on the fold held out; both are scored there, nested, and on the pool, whose labels neither arm has
-seen. At the config's own seed, what its own run has done already is taken from there. Prints a table and writes it to
-runs/compare_pseudo.json.
+on real labels alone: in the very same rounds, with real crops in the place of the pool's, or, where the joint round
+starts from the encoder again, in one schedule as long as all of them. Teachers answer as the config says, both arms
+plainly, with postprocessing fitted on the fold held out; both are scored there, nested, and on the pool, whose labels
+neither arm has seen. At the config's own seed, what its own run has done already is taken from there. Prints a table
+and writes it to runs/compare_pseudo.json.
 
 How much could the pool bring at best? `--ceiling 400` adds supervised training, of as many steps, with the labels of
 400 images; all arms are then scored on the images that are left.
@@ -46,13 +47,14 @@ def main(args: argparse.Namespace) -> None:
             labels = [f"name={config.name}_ceiling_seed{seed}", f"data.labels.keep={args.ceiling}"]
             arms["ceiling"] = [*arms["supervised"], *labels]
         arms = {arm: [*args.overrides, *changes] for arm, changes in arms.items()}
+        rounds = {arm: load_config(args.config, changes).rounds[: joint + 1] for arm, changes in arms.items()}
         for arm, overrides in arms.items():
-            run_arm(args, overrides, config.rounds[: joint + 1 if arm == "joint" else 1])
+            run_arm(args, overrides, rounds[arm])
         judges = set.intersection(*(hidden_ids(args, overrides) for overrides in arms.values()))
         if not judges:
             raise UserError(f"--ceiling {args.ceiling}: no image is left to judge by; keep fewer labels")
         for arm, overrides in arms.items():
-            scores = score_arm(args, overrides, joint if arm == "joint" else 0, judges)
+            scores = score_arm(args, overrides, len(rounds[arm]) - 1, judges)
             rows.append({"seed": seed, "arm": arm, "images": len(judges), **scores})
             print(rows[-1], flush=True)
     write_json(args.workspace / "runs" / "compare_pseudo.json", rows)
@@ -60,20 +62,32 @@ def main(args: argparse.Namespace) -> None:
 
 
 def arm_overrides(config: Config, arm: str, joint: int, seed: int) -> list[str]:
-    """What makes an arm of the config: its own name and seed, and for supervised training its one round."""
+    """What makes an arm of the config: its own name and seed, and for supervised training rounds of real labels."""
     if arm == "joint":
         return [] if seed == config.seed else [f"name={config.name}_joint_seed{seed}", f"seed={seed}"]
-    first = config.rounds[0].train
-    if any(one.train.steps_per_epoch != first.steps_per_epoch for one in config.rounds[: joint + 1]):
-        raise UserError("rounds: give all rounds the same train.steps_per_epoch, or the arms' steps would differ")
-    epochs = sum(one.train.epochs for one in config.rounds[: joint + 1])
-    rounds = [{"phase": "warmup", "train": first.model_dump(mode="json") | {"epochs": epochs}}]
+    if config.rounds[joint].start == "previous":
+        rounds = [one.model_dump(mode="json") for one in config.rounds[: joint + 1]]
+        rounds[joint] |= {"phase": "finetune", "pseudo": None, "consistency": None}
+    else:
+        rounds = [one_schedule(config, joint)]
     return [
         f"name={config.name}_supervised_seed{seed}",
         f"seed={seed}",
         f"rounds={json.dumps(rounds)}",
         *PLAIN,
     ]
+
+
+def one_schedule(config: Config, joint: int) -> dict:
+    """A supervised round of as many steps as all up to the joint one.
+
+    Raises UserError where an epoch has not as many steps in all of them.
+    """
+    first = config.rounds[0].train
+    if any(one.train.steps_per_epoch != first.steps_per_epoch for one in config.rounds[: joint + 1]):
+        raise UserError("rounds: give all rounds the same train.steps_per_epoch, or the arms' steps would differ")
+    epochs = sum(one.train.epochs for one in config.rounds[: joint + 1])
+    return {"phase": "warmup", "train": first.model_dump(mode="json") | {"epochs": epochs}}
 
 
 def run_arm(args: argparse.Namespace, overrides: list[str], rounds: tuple[Round, ...]) -> None:

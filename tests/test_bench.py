@@ -78,32 +78,38 @@ def test_what_the_rows_import_exists() -> None:
                 assert not missing, f"{file.name}, line {node.lineno}: {node.module} has no {', '.join(missing)}"
 
 
-@pytest.mark.parametrize("pseudo", [False, True])
+@pytest.mark.parametrize(("pseudo", "start"), [(False, "encoder"), (True, "encoder"), (True, "previous")])
 def test_both_arms_take_the_same_steps_and_predict_what_is_read(
-    pseudo: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pseudo: bool, start: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.syspath_prepend(str(TOP / "bench"))
     compare_pseudo = importlib.import_module("compare_pseudo")
-    joint = {"phase": "joint", "start": "previous", "train": {"epochs": 5}}
+    joint = {"phase": "joint", "start": start, "train": {"epochs": 5, "batch_size": 6}}
     joint |= {"pseudo": {}} if pseudo else {"consistency": {}}
     values = {"name": "t", "rounds": [{}, joint, {"phase": "finetune"}], "train": {"epochs": 3, "steps_per_epoch": 7}}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     args, commands = argparse.Namespace(config=tmp_path / "t.yaml", workspace=tmp_path), []
     monkeypatch.setattr(compare_pseudo.subprocess, "run", lambda command, check: commands.append(command))
     steps = {}
-    for arm, count in (("supervised", 1), ("joint", 2)):
+    for arm in ("supervised", "joint"):
         overrides = compare_pseudo.arm_overrides(load_config(args.config, []), arm, joint=1, seed=4)
         config = load_config(args.config, overrides)
-        steps[arm] = sum(one.train.epochs * one.train.steps_per_epoch for one in config.rounds[:count])
-        compare_pseudo.run_arm(args, overrides, config.rounds[:count])
+        rounds = config.rounds[:2]
+        steps[arm] = sum(one.train.epochs * one.train.steps_per_epoch for one in rounds)
+        compare_pseudo.run_arm(args, overrides, rounds)
+        if arm == "supervised":
+            assert all(one.pseudo is None and one.consistency is None for one in rounds)
+            sizes = [one.train.batch_size for one in rounds]
     assert steps == {"supervised": 56, "joint": 56}
+    assert sizes == ([8, 6] if start == "previous" else [8]), "the same rounds, or one schedule"
     in_rounds = [command for command in commands if "--round" in command]
     said = [" ".join([Path(command[1]).stem, *command[command.index("--round") :]]) for command in in_rounds]
     plain = " --set predict.tta=none --set predict.scales=[1.0]"
     taught = ["predict --round 0 --fold 0", "make_pseudo_labels --round 1 --fold 0"] if pseudo else []
+    alone = ["train --round 1 --fold 0", f"predict --round 1 --fold 0{plain}"]
     assert said == [
         "train --round 0 --fold 0",
-        f"predict --round 0 --fold 0{plain}",
+        *(alone if start == "previous" else [f"predict --round 0 --fold 0{plain}"]),
         "train --round 0 --fold 0",
         *taught,
         "train --round 1 --fold 0",
