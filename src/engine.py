@@ -55,6 +55,12 @@ class Learner:
         """The weights that predict: the average where there is one."""
         return self.ema if self.ema is not None else self.plain_model
 
+    def set_training(self) -> None:
+        """Put the model in its training state, but for norms that are frozen."""
+        self.model.train()
+        if self.round.freeze_norms:
+            freeze_norms(self.plain_model)
+
     def compile(self) -> None:
         """Have torch.compile make the steps quicker; the weights and what they are called stay as they are."""
         self.plain_model.compile()
@@ -160,9 +166,7 @@ def train_one_epoch(
     batch is too large for the memory.
     """
     accelerator, train = learner.accelerator, learner.round.train
-    learner.model.train()
-    if learner.round.freeze_norms:
-        freeze_norms(learner.plain_model)
+    learner.set_training()
     sums: dict[str, float] = {}
     started, images, waiting = time.perf_counter(), 0, None
     hidden = {} if accelerator.is_local_main_process else {"disable": True}  # unless given, TQDM_DISABLE decides

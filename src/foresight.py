@@ -106,7 +106,7 @@ def _measure_image(learner: Learner, sources: list[Source]) -> int:
 
     buffers = {name: one.clone() for name, one in model.named_buffers()}  # a batch norm's statistics
     batch = {kind: _blank(learner.config, kind, count, train.augment.crop) for kind, count in counts.items()}
-    learner.model.train()
+    learner.set_training()
     with (
         learner.accelerator.no_sync(learner.model),
         torch.random.fork_rng(),
