@@ -333,7 +333,7 @@ class Config(Section):
         if self.data.labels.keep is None and (self.data.labels.keep_test or self.data.labels.keep_unlabelled):
             raise ValueError("data.labels.keep: how many labels stay; keep_test and keep_unlabelled share out the rest")
         if any(one.freeze_norms and (self.model.norm, one.start) != ("batch", "previous") for one in self.rounds):
-            raise ValueError("rounds.freeze_norms: for model.norm batch and start: previous, whose statistics it keeps")
+            raise ValueError("rounds.freeze_norms: takes start: previous and model.norm: batch; set these or drop it")
         if self.model.arch != "Unet" and any(one.train.augment.crop % 32 for one in self.rounds):
             raise ValueError(f"train.augment.crop: a {self.model.arch} halves it five times; take a multiple of 32")
         if self.data.generator != "none" and (self.data.root or self.data.kaggle):

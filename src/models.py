@@ -1,4 +1,4 @@
-"""Build a model, find its encoder's weights offline, swap norms, freeze stages, keep an average of the weights.
+"""Build a model, find its encoder's weights offline, swap norms, freeze stages or norms, average the weights.
 
 model = build_model(config.model, in_channels=3, classes=1)
 """

@@ -16,10 +16,10 @@ PLAIN = {"arch": "PlainUnet", "weights": "none"}
         ({"rounds": [{"pseudo": {}}]}, "rounds.0: a warmup round trains on real labels alone"),
         ({"rounds": [{}, {"phase": "joint"}]}, "rounds.1: a joint round needs"),
         ({"rounds": [{"start": "previous"}]}, "its start encoder"),
-        ({"rounds": [{}, {"phase": "finetune", "freeze_norms": True}]}, "rounds.freeze_norms: for model.norm batch"),
+        ({"rounds": [{}, {"phase": "finetune", "freeze_norms": True}]}, "rounds.freeze_norms: takes start"),
         (
             {"rounds": [{}, {"phase": "finetune", "start": "previous", "freeze_norms": True}]} | GROUP,
-            "rounds.freeze_norms: for model.norm batch",
+            "rounds.freeze_norms: takes start",
         ),
         ({"rounds": []}, "at least one"),
         ({"classes": []}, "at least one"),
