@@ -285,8 +285,8 @@ class Postprocess(Section):
     metric: Literal[MaskMetric, "patch_f1", "macro_accuracy", "map", "f2"] | None = None  # None: see Config.metric
     threshold: Share = 0.5
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels at the image's own size
-    # instances: touching ones part where they are at most this share as deep as the shallower one's middle
-    neck: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
+    neck: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8  # where instances part: see postprocess.py, Parameters
+    min_confidence: Share = 0.0  # instances: of the foreground, over the pixels of one
     border_width: Positive = 2  # pixels of the border class, at the network's scale
 
 

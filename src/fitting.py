@@ -9,12 +9,13 @@ The best column is the choice; the nested score judges each fold by the column t
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import groupby, product
 
 import numpy as np
 
 from config import IGNORE_INDEX, Config
 from metrics import ConfusionMatrix
-from postprocess import Parameters, drop_small, starting_parameters, to_label
+from postprocess import Parameters, drop_small, kept_instances, measure_instances, starting_parameters, to_label
 from scoring import label_sums, matrix_score
 
 AREAS = (0, 10, 30, 100, 300, 1000)  # the smallest parts that are tried, in pixels
@@ -34,8 +35,8 @@ class Fitted:
 def fit_parameters(config: Config, images: Iterable[tuple[int, np.ndarray, np.ndarray]]) -> Fitted:
     """Fit on `(fold, truth, probabilities (K, H, W) at the image's own size)`; one image is held at a time.
 
-    Binary and multilabel: a threshold and a smallest area a class. Instances: the foreground's threshold, the neck and
-    the smallest area. Multiclass: a scale a class.
+    Binary and multilabel: a threshold and a smallest area a class. Instances: the foreground's threshold, the neck, the
+    smallest area and the least confidence. Multiclass: a scale a class.
     """
     start = starting_parameters(config)
     if config.task == "multiclass":
@@ -96,24 +97,26 @@ def _choose(folds: list[int], scores: np.ndarray, candidates: list[Parameters]) 
 
 
 def _instance_candidates(start: Parameters) -> list[Parameters]:
-    foregrounds, necks, areas = (0.4, 0.5, 0.6, 0.7, 0.8), (0.7, 0.75, 0.8, 0.85, 0.9), (0, 15, 30, 50)
+    foregrounds, necks = (0.4, 0.5, 0.6, 0.7, 0.8), (0.7, 0.75, 0.8, 0.85, 0.9)
+    areas, confidences = (0, 15, 30, 50), (0.0, 0.75, 0.8, 0.85, 0.9)
     return [
-        replace(start, thresholds=(foreground,), neck=neck, min_areas=(area,))
-        for foreground in foregrounds
-        for neck in necks
-        for area in areas
+        replace(start, thresholds=(foreground,), neck=neck, min_areas=(area,), min_confidence=confidence)
+        for foreground, neck, area, confidence in product(foregrounds, necks, areas, confidences)
     ]
 
 
 def _score_instances(config: Config, truth: np.ndarray, answer: np.ndarray, candidates: list[Parameters]) -> np.ndarray:
     scores = []
-    for candidate in candidates:
-        if candidate.min_areas == (0,):  # the watershed is the cost: smaller areas are dropped from one result
-            whole = to_label(answer, "instances", candidate)
-            areas = np.bincount(whole.ravel())
-        keep = areas >= candidate.min_areas[0]
-        keep[0] = False
-        scores.append(label_sums(config.metric, "instances", truth, np.where(keep[whole], whole, 0))[0])
+    for (threshold, neck), group in groupby(candidates, lambda one: (one.thresholds, one.neck)):
+        # the watershed and the matching are the cost: one for all of a group, one for all that keep the same instances
+        whole = to_label(answer, "instances", Parameters(thresholds=threshold, neck=neck))
+        measures, known = measure_instances(whole, 1.0 - answer[0]), {}
+        for candidate in group:
+            keep = kept_instances(*measures, candidate)
+            if keep.tobytes() not in known:
+                sums = label_sums(config.metric, "instances", truth, np.where(keep[whole], whole, 0))
+                known[keep.tobytes()] = sums[0]
+            scores.append(known[keep.tobytes()])
     return np.array(scores)
 
 

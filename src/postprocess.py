@@ -24,6 +24,7 @@ class Parameters:
     min_areas: tuple[int, ...] = (0,)  # one a class; smaller connected parts are dropped
     class_scales: tuple[float, ...] = ()  # multiclass: each class's probability times this, before the best is taken
     neck: float = 0.8  # instances: touching ones part where they are at most so deep as the shallower one's middle
+    min_confidence: float = 0.0  # instances: the foreground's mean probability over one's pixels; doubtful ones go
 
 
 def starting_parameters(config: Config) -> Parameters:
@@ -34,6 +35,7 @@ def starting_parameters(config: Config) -> Parameters:
         min_areas=(settings.min_area,) * classes,
         class_scales=(1.0,) * classes if config.task == "multiclass" else (),
         neck=settings.neck,
+        min_confidence=settings.min_confidence,
     )
 
 
@@ -76,18 +78,28 @@ def drop_small(mask: np.ndarray, min_area: int) -> np.ndarray:
 
 
 def separate_instances(probabilities: np.ndarray, parameters: Parameters) -> np.ndarray:
-    """Background/inside/border probabilities `(3, H, W)` → `(H, W) int32`: instances 1, 2, …, small ones dropped."""
-    foreground = 1.0 - probabilities[0] >= parameters.thresholds[0]
-    return _renumber(part_touching(foreground, probabilities[1], parameters.neck), parameters.min_areas[0])
+    """Background/inside/border probabilities `(3, H, W)` → `(H, W) int32`: instances 1, 2, …
+
+    Small and doubtful ones are dropped, and leave no holes in the count.
+    """
+    foreground = 1.0 - probabilities[0]
+    instances = part_touching(foreground >= parameters.thresholds[0], probabilities[1], parameters.neck)
+    keep = kept_instances(*measure_instances(instances, foreground), parameters)
+    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[instances]
 
 
-def _renumber(instances: np.ndarray, min_area: int) -> np.ndarray:
-    """Instances 1, 2, … without holes in the count and without those below `min_area`."""
+def measure_instances(instances: np.ndarray, foreground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`(H, W)` ids and the foreground's probability → pixels of each id from 0 on, and their mean probability."""
     areas = np.bincount(instances.ravel())
-    keep = areas >= max(1, min_area)
+    sums = np.bincount(instances.ravel(), weights=foreground.ravel())
+    return areas, sums / np.maximum(areas, 1)
+
+
+def kept_instances(areas: np.ndarray, confidences: np.ndarray, parameters: Parameters) -> np.ndarray:
+    """Which ids stay, `bool`, by what `measure_instances` says of them; 0, the background, does not."""
+    keep = (areas >= max(1, parameters.min_areas[0])) & (confidences >= parameters.min_confidence)
     keep[0] = False
-    numbers = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
-    return numbers[instances]
+    return keep
 
 
 def _merge_small(label: np.ndarray, min_areas: tuple[int, ...]) -> np.ndarray:

@@ -166,6 +166,23 @@ def test_instances_are_fitted_by_their_own_metric() -> None:
     assert fitted.plain == 1.0
 
 
+def test_the_least_confidence_that_parts_true_instances_from_false_is_found() -> None:
+    """False ones are as large as true ones, and no threshold leaves them out without true ones' edges."""
+    images: Images = []
+    for number in range(2):
+        truth, foreground = np.zeros((30, 60), np.int32), np.zeros((30, 60))
+        for place, left in enumerate((4, 22, 40)):
+            foreground[6:20, left : left + 14] = 0.78  # of the false one, all of it
+            if place != number:
+                truth[6:20, left : left + 14] = place + 1
+                foreground[9:17, left + 3 : left + 11] = 0.99
+        answer = np.stack([1 - foreground, foreground * 0.95, foreground * 0.05]).astype(np.float32)
+        images.append((number, truth, answer))
+    fitted = fit_parameters(make_config("instances"), images)
+    assert fitted.plain == fitted.nested == 1.0
+    assert fitted.parameters.min_confidence in (0.8, 0.85)
+
+
 def test_class_scales_climb_to_a_better_miou() -> None:
     images = [(n % 2, *tilted(n)) for n in range(4)]
     fitted = fit_parameters(make_config("multiclass"), images)

@@ -115,6 +115,20 @@ def test_a_piece_without_a_mark_survives() -> None:
     np.testing.assert_array_equal(dropped > 0, large)
 
 
+def test_doubtful_instances_are_dropped_by_their_mean_probability() -> None:
+    shape = (40, 60)
+    sure, doubtful = disc(shape, 20, 15, 9), disc(shape, 20, 45, 9)
+    foreground = np.where(sure, 0.95, np.where(doubtful, 0.7, 0.0))
+    foreground[20, 45] = 1.0  # one sure pixel does not save it
+    answer = three(foreground, foreground * 0.9)
+    counts = [
+        separate_instances(answer, Parameters((0.5,), (0,), min_confidence=least)).max() for least in (0.0, 0.69, 0.72)
+    ]
+    assert counts == [2, 2, 1]
+    left = separate_instances(answer, Parameters((0.5,), (0,), min_confidence=0.72))
+    np.testing.assert_array_equal(left, sure.astype(np.int32))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_instances_fill_the_foreground_and_are_numbered_without_gaps(seed: int) -> None:
     rng = np.random.default_rng(seed)
