@@ -82,7 +82,8 @@ class Labels(Section):
     # of a table or JSON file: a name in competitions.py, or the format itself; of mask files: a name that says
     # encoding, palette, values and ignore
     format: str | TableFormat = "image"
-    without_label: Literal["error", "unlabelled", "test"] = "error"  # what an image with no label is
+    # images with no label: a mistake, more unlabelled images, or the test set
+    without_label: Literal["error", "unlabelled", "test"] = "error"
     keep: int | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled
     keep_test: Positive | None = None  # of those others, so many become test images
     keep_unlabelled: Annotated[int, Field(ge=0)] | None = None  # and so many unlabelled ones; the rest is left out
@@ -212,7 +213,6 @@ class Pseudo(Section):
 class Train(Section):
     epochs: Positive = 20
     steps_per_epoch: Annotated[int, Field(ge=0)] = 0  # 0: once through the labelled images
-    sample_by: Literal["image", "area"] = "image"  # "area": a larger image gives more crops
     batch_size: Positive = 8  # per process
     accumulate: Positive = 1
     optimizer: Literal["adamw", "adam"] = "adamw"

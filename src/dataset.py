@@ -158,7 +158,6 @@ class TrainingDataset(Dataset):
     def __init__(self, sources: list[Source], config: Config, paths: Paths, round: int, fold: int):
         self.sources, self.config, self.paths = sources, config, paths
         self.train: Train = config.rounds[round].train
-        self.turns = [_take_turns(source.records, config.image, self.train.sample_by) for source in sources]
         self.seed = derive_seed(config.seed, "samples", round, fold)
         self.recipe = make_recipe(self.train.augment, config.image.channels)
         consistency = config.rounds[round].consistency
@@ -198,9 +197,9 @@ class TrainingDataset(Dataset):
 
     def _cut(self, source: int, number: int) -> tuple[Record, Picture, np.ndarray, np.ndarray, int]:
         """The image a number stands for, its random window in training geometry, and the seed of its photometry."""
-        records, turns = self.sources[source].records, self.turns[source]
-        cycle, place = divmod(number, len(turns))
-        position = turns[_shuffled(self.seed, source, cycle, len(turns))[place]]
+        records = self.sources[source].records
+        cycle, place = divmod(number, len(records))
+        position = _shuffled(self.seed, source, cycle, len(records))[place]
         record, picture = records[position], self._picture(source, position)
         rng = np.random.default_rng([self.seed, source, number])
         centres = None
@@ -292,16 +291,6 @@ def collate(samples: list[dict[str, Any]], kinds: list[Kind]) -> dict[str, dict[
             for key in ours[0]
         }
     return batch
-
-
-def _take_turns(records: list[Record], image: Image, sample_by: str) -> np.ndarray:
-    """Positions of the images of one pass: each once, or as often as the smallest goes into it, at most 100 times."""
-    positions = np.arange(len(records))
-    if sample_by == "image" or not records:
-        return positions
-    areas = np.array([np.prod(working_shape(*record.size, image)) for record in records])
-    least = max(areas.min(), areas.max() / 100)  # one tiny image must not make a pass endless
-    return np.repeat(positions, np.maximum(1, np.round(areas / least)).astype(int))
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,6 @@
 """Training samples: the same for any number of workers or processes, aligned, and read at the working scale."""
 
 import pickle
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from artifacts import Paths
-from config import Config, Image
+from config import Config
 from dataset import Record, Source, StepSampler, TrainingDataset, collate, load_image, load_label, make_loader
 from images import write_mask
 from settings import parse_config
@@ -82,18 +81,6 @@ def test_a_pass_shows_every_image_once(records: list[Record], paths: Paths) -> N
     orders = [tuple(shown[start : start + 5]) for start in (0, 5, 10)]
     assert all(sorted(order) == list("01234") for order in orders)
     assert len(set(orders)) > 1
-
-
-def test_a_pass_shows_every_image_as_often_as_the_smallest_goes_into_it(records: list[Record], paths: Paths) -> None:
-    sizes = [(10, 30), (20, 30), (10, 42), (60, 60)]  # at most 30 long: 300, 600, 210 and 900 pixels
-    sized = [replace(record, size=size) for record, size in zip(records, sizes, strict=False)]
-    config = make_config(augment=STILL, sample_by="area").model_copy(update={"image": Image(long_side=30)})
-    dataset = TrainingDataset([Source("labelled", sized, 2)], config, paths, 0, 0)
-    shown = [dataset[(0, number)]["image_id"] for number in range(18)]
-    assert sorted(shown[:9]) == sorted(shown[9:]) == list("011123333")
-    assert shown[:9] != shown[9:]
-    tiny = [replace(records[0], size=(1, 1)), replace(records[1], size=(30, 30))]
-    assert len(TrainingDataset([Source("labelled", tiny, 2)], config, paths, 0, 0).turns[0]) == 101
 
 
 @pytest.mark.parametrize("rotate", [0, 40])
