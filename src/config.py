@@ -285,8 +285,8 @@ class Postprocess(Section):
     metric: Literal[MaskMetric, "patch_f1", "macro_accuracy", "map", "f2"] | None = None  # None: see Config.metric
     threshold: Share = 0.5
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels at the image's own size
-    neck: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8  # where instances part: see postprocess.py, Parameters
-    min_confidence: Share = 0.0  # instances: of the foreground, over the pixels of one
+    neck: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8  # instances part where this share as deep as a middle
+    min_confidence: Share = 0.0  # of an instance: the foreground's mean probability over its pixels
     border_width: Positive = 2  # pixels of the border class, at the network's scale
 
 
