@@ -187,7 +187,8 @@ def train_one_epoch(
             images += sum(len(half["image_id"]) for half in batch.values())
         if waiting is not None:
             add_losses(sums, learner, epoch, *waiting)
-    if not all(parameter.isfinite().all() for parameter in learner.plain_model.parameters()):
+    # the least and the most: ten times as quick on a processor as asking every weight
+    if not all(torch.stack(one.aminmax()).isfinite().all() for one in learner.plain_model.parameters()):
         raise UserError(f"step {learner.step}: the weights are not finite; {WAY_OUT}")
     means = {key: value / count for key, value in sums.items()}
     if accelerator.num_processes > 1:

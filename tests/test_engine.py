@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import engine
+from errors import UserError
 from runtime import make_accelerator
 from settings import parse_config
 
@@ -69,6 +70,23 @@ def test_the_means_are_those_of_every_batch(monkeypatch: pytest.MonkeyPatch) -> 
         line = engine.train_one_epoch(open_learner(accumulate=accumulate), iter(make_batches(4)), 4, 0)
         assert len(set(seen)) == 4
         assert line["loss"] == pytest.approx(sum(seen) / 4, rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("place", [0, -1])
+def test_one_weight_that_is_no_number_ends_it(bad: str, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken by the epoch's last step, whose loss was a number still."""
+    learner, apply = open_learner(), engine.apply_step
+    broken = max(learner.plain_model.parameters(), key=torch.numel).detach()
+
+    def applied(learner: engine.Learner) -> None:
+        apply(learner)
+        if learner.step == 2:
+            broken[(place,) * broken.dim()] = float(bad)
+
+    monkeypatch.setattr(engine, "apply_step", applied)
+    with pytest.raises(UserError, match="step 2: the weights are not finite; .*lower"):
+        engine.train_one_epoch(learner, iter(make_batches(2)), 2, 0)
 
 
 def test_losses_that_wait_keep_no_graph() -> None:

@@ -54,18 +54,20 @@ def test_answers_and_slopes_are_those_of_the_enlarged_image(
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("side", "size"), [((32, 32), (64, 64)), ((16, 64), (32, 128)), ((31, 32), (62, 64))])
+@pytest.mark.parametrize(
+    ("count", "side", "size"), [(2, (16, 16), (32, 32)), (8, (4, 16), (8, 32)), (1, (16, 31), (32, 62))]
+)
 @pytest.mark.parametrize("beside", [True, False])
-def test_large_images_alone_are_not_enlarged(
-    side: tuple[int, int], size: tuple[int, int], beside: bool, monkeypatch: pytest.MonkeyPatch
+def test_large_batches_alone_are_not_enlarged(
+    count: int, side: tuple[int, int], size: tuple[int, int], beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     convolution = Upsampled(7 if beside else 4, 6, 3, padding=1)
-    below, near = torch.randn(2, 4, *side), torch.randn(2, 3, *size) if beside else None
+    below, near = torch.randn(count, 4, *side), torch.randn(count, 3, *size) if beside else None
     enlarged = []
     interpolate = functional.interpolate
     monkeypatch.setattr(functional, "interpolate", lambda *a, **k: enlarged.append(1) or interpolate(*a, **k))
     answer = convolution(below, near, size)
-    assert len(enlarged) == (side[0] * side[1] < 32 * 32)
+    assert len(enlarged) == (count * side[0] * side[1] < 512)
     torch.testing.assert_close(answer, plainly(convolution, below, near, size), rtol=1e-4, atol=1e-5)
 
 
