@@ -184,3 +184,5 @@ def test_nothing_is_misread_or_dropped_in_silence(path: Path) -> None:
             said = {f"{one.arg}={ast.unparse(one.value)}" for one in node.keywords}
             assert "type=bool" not in said, f"{path.name}:{node.lineno} reads every word as True"
             assert "strict=False" not in said, f"{path.name}:{node.lineno} drops what has no partner"
+            if ast.unparse(node.func).endswith("load_state_dict"):  # whose second place is `strict`
+                assert len(node.args) == 1, f"{path.name}:{node.lineno} may drop weights that have no partner"
