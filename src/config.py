@@ -8,6 +8,7 @@ IGNORE_INDEX = 255  # the label of a pixel nobody knows; every loss and metric l
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Zoom = Annotated[float, Field(ge=0.01, le=100.0)]
 Colour = tuple[int, int, int]
 MaskMetric = Literal["dice", "dice_global", "f0.5", "miou", "accuracy", "mask_map", "boundary_f", "surface_dice"]
 TASK_METRICS: dict[str, tuple[str, ...]] = {  # the scores that fit a task; rules.py says how each is made
@@ -79,11 +80,9 @@ class Labels(Section):
     palette: dict[str, Colour] = {}  # class name → colour
     values: dict[str, int] = {}  # class name → grey value; empty: value i is class i
     ignore: tuple[int | Colour, ...] = ()  # grey values or colours that mean "unknown"
-    # of a table or JSON file: a name in competitions.py, or the format itself; of mask files: a name that says
-    # encoding, palette, values and ignore
+    # of a table: a name in competitions.py or the format itself; of mask files: a name that says all but the path
     format: str | TableFormat = "image"
-    # images with no label: a mistake, more unlabelled images, or the test set
-    without_label: Literal["error", "unlabelled", "test"] = "error"
+    without_label: Literal["error", "unlabelled", "test"] = "error"  # what images with no label are
     keep: int | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled
     keep_test: Positive | None = None  # of those others, so many become test images
     keep_unlabelled: Annotated[int, Field(ge=0)] | None = None  # and so many unlabelled ones; the rest is left out
@@ -117,11 +116,11 @@ class Image(Section):
     """How an image reaches the network."""
 
     channels: Positive = 3
-    scale: Annotated[float, Field(gt=0.0)] = 1.0  # the working scale: above 1 enlarges, for small or touching objects
+    scale: Zoom = 1.0  # the working scale: above 1 enlarges, for small or touching objects
     long_side: Positive | None = None  # and the most its long side may then have
     normalise: Literal["fixed", "image"] = "fixed"  # by mean and std below, on the scale [0, 1]; or by each image's own
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)  # what EfficientNet-Lite was trained with
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[Annotated[float, Field(gt=0.0)], ...] = (0.5, 0.5, 0.5)
 
 
 class Folds(Section):
@@ -164,7 +163,7 @@ class Augment(Photometry):
     """The training recipe: geometry first (shared by a weak and a strong view), then photometry."""
 
     crop: Positive = 256
-    scale: tuple[float, float] = (0.7, 1.4)
+    scale: tuple[Zoom, Zoom] = (0.7, 1.4)  # the least and the most
     flips: bool = True
     rotate90: bool = True
     rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0  # degrees
@@ -262,13 +261,11 @@ class Predict(Section):
     overlap: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
     batch_size: Positive = 8
     tta: Literal["none", "mirror", "flips", "d4"] = "d4"  # 1, 2, 4 or 8 views
-    scales: tuple[float, ...] = (1.0,)
-    # score the centre crops of this side too, predicted from themselves alone; training is then judged by these
-    patch: Positive | None = None
+    scales: Annotated[tuple[Zoom, ...], Field(min_length=1)] = (1.0,)
+    patch: Positive | None = None  # score centre crops of this side, seen alone, too; training is judged by these
 
     @property
     def augments(self) -> bool:
-        """Whether there is any test-time augmentation: views or scales."""
         return self.tta != "none" or self.scales != (1.0,)
 
 
@@ -322,10 +319,13 @@ class Config(Section):
             raise ValueError("rounds and classes: give at least one of each")
         if (self.rounds[0].phase, self.rounds[0].start) != ("warmup", "encoder"):
             raise ValueError("rounds[0]: nothing comes before it, so its phase must be warmup and its start encoder")
-        if self.task in ("binary", "instances") and len(self.classes) != 1:
-            raise ValueError(f"classes: a {self.task} task has one class, not {len(self.classes)}")
-        if self.task == "multiclass" and len(self.classes) < 2:
-            raise ValueError("classes: a multiclass task needs at least two")
+        if self.task != "multilabel" and (self.task == "multiclass") != (len(self.classes) > 1):
+            wanted = "needs at least two" if self.task == "multiclass" else f"has one class, not {len(self.classes)}"
+            raise ValueError(f"classes: a {self.task} task {wanted}")
+        if any(one.train.augment.scale[0] > one.train.augment.scale[1] for one in self.rounds):
+            raise ValueError("train.augment.scale: the least zoom, then the most")
+        if not all(one.train.loss.cross_entropy or one.train.loss.dice for one in self.rounds):
+            raise ValueError("train.loss: with neither cross_entropy nor dice there is nothing to learn from")
         if (self.folds.count == 1) != (self.folds.validation is not None):
             raise ValueError("folds.validation: how many images a single fold (folds.count 1) holds out; give it there")
         if self.folds.count == 1 and (self.postprocess.fit or self.ensemble.fit_weights):

@@ -28,6 +28,7 @@ from memory import check_memory
 TIFF = (".tif", ".tiff")
 # what Pillow may open, whatever a file's name says: no format whose reader starts another program, as PostScript's does
 PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")
+OTHER_COLOURS = ("SEPARATED", "YCBCR", "CIELAB", "ICCLAB", "ITULAB", "CFA", "LOGL", "LOGLUV")
 # what the libraries raise for bytes that are no such file
 BROKEN = (
     *(OSError, ValueError, RuntimeError, SyntaxError, LookupError, TypeError, ArithmeticError),
@@ -55,9 +56,9 @@ def _open(path: Path) -> Image.Image:
 
 
 def open_tiff(path: Path) -> tifffile.TiffFile:
-    """A TIFF, whose reader says nothing of what it can do without."""
+    """A TIFF, whose reader says nothing of what it can do without, and opens no other file that this one names."""
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot do without, it raises as well
-    return tifffile.TiffFile(path)
+    return tifffile.TiffFile(path, is_ome=False, is_mmstack=False, is_ndtiff=False)
 
 
 def _check_size(size: tuple[int, int], pixel_bytes: int) -> None:
@@ -147,11 +148,27 @@ def _read_tiff(path: Path, colours: bool) -> np.ndarray:
         _check_size((height, width), series.nbytes // (height * width or 1))
         if len(page.dataoffsets) < math.prod(page.chunked):  # tifffile would fill them up with zeros
             raise ValueError(f"{len(page.dataoffsets)} strips or tiles where its header says {math.prod(page.chunked)}")
-        array = series.asarray().transpose(order).reshape(height, width, -1)
+        array = black_is_zero(series.asarray(), page).transpose(order).reshape(height, width, -1)
         array = array[..., 0] if array.shape[2] == 1 else array
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and colours and array.ndim == 2:
             array = (page.colormap.T >> 8).astype(np.uint8)[array]
         return _upright(array, tiff_orientation(page))
+
+
+def black_is_zero(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
+    """A TIFF's numbers such that black is 0, as everybody expects them.
+
+    Raises ValueError where they are neither grey, nor red, green and blue, nor numbers of a palette.
+    """
+    kind = tifffile.PHOTOMETRIC(page.photometric)
+    if kind is tifffile.PHOTOMETRIC.MINISWHITE:
+        if array.dtype.kind not in "ub":
+            raise ValueError(f"its 0 is white and its numbers are {array.dtype}; save it with 0 for black")
+        return ~array if array.dtype.kind == "b" else array.dtype.type(2**page.bitspersample - 1) - array
+    jpeg = "JP" in tifffile.COMPRESSION(page.compression).name  # which the reader has turned into red, green and blue
+    if kind.name in OTHER_COLOURS and not (jpeg and kind is tifffile.PHOTOMETRIC.YCBCR):
+        raise ValueError(f"its colours are {kind.name}; save it as RGB")
+    return array
 
 
 def _first_series(file: tifffile.TiffFile) -> tifffile.TiffPageSeries:

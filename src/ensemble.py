@@ -67,7 +67,8 @@ def ensemble_stage(config: Config, paths: Paths) -> Stage:
     settings = stage_settings(config, "task", "classes", "ensemble", "seed")
     if config.data.labels.points is not None:
         settings["judge"] = config.data.labels.points.judge
-    return Stage(paths.runs / "ensemble" / "manifest.json", settings, (paths.index, paths.folds, *stores))
+    outputs = (paths.runs / "ensemble" / "weights.json", *(paths.ensemble(split) for split in splits))
+    return Stage(paths.runs / "ensemble" / "manifest.json", settings, (paths.index, paths.folds, *stores), outputs)
 
 
 def blended_splits(config: Config) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifacts import Paths
+from artifacts import Paths, check_root
 from config import Data
 from errors import UserError
 from images import image_size
@@ -66,6 +66,21 @@ def read_folds(paths: Paths) -> "pd.DataFrame":
     return table
 
 
+def check_folds_fit(folds: "pd.DataFrame", index: "pd.DataFrame", count: int, path: Path) -> "pd.DataFrame":
+    """The folds, which a person may have edited. Raises UserError, naming the image, where they are none of the index's
+    labelled ones."""
+    labelled = set(index.loc[index["split"] == "labelled", "image_id"])
+    faults = {
+        f"is in it twice; keep one row of {path.name}": folds["image_id"].duplicated(),
+        "is no labelled image; take its row out": ~folds["image_id"].isin(labelled),
+        f"is in none of the folds -1 to {count - 1}; give it one of these": ~folds["fold"].between(-1, count - 1),
+    }
+    for said, where in faults.items():
+        for image_id in folds.loc[where, "image_id"]:
+            raise UserError(f"{path}: {image_id!r} {said}")
+    return folds
+
+
 def read_stage_table(path: Path, **types: type) -> "pd.DataFrame":
     """A CSV that a stage wrote; columns are text but those with a type. Raises UserError where it is none."""
     import pandas as pd
@@ -83,8 +98,7 @@ def read_stage_table(path: Path, **types: type) -> "pd.DataFrame":
 def list_images(data: Data, root: Path) -> list[ImageFile]:
     """All images of the data, sorted by id. Raises UserError for an empty folder, a template that nothing matches, two
     images of one id, an id or group of unknown fields, and an image whose header cannot be read."""
-    if not root.is_dir():
-        raise UserError(f"data.root: no folder {root}; unpack the data there or set data.root to where it is")
+    check_root(root)
     if data.labels.kind != "none" and not (data.images and data.labels.path):
         raise UserError("data.images and data.labels.path: say where the labelled images and their labels are")
     # "{id}.tif" also matches what "{id}_mask.tif" does
@@ -153,6 +167,8 @@ def find_files(root: Path, template: str, key: str, needed: bool = True) -> list
                 relative.encode("utf-8")
             except UnicodeEncodeError:
                 raise UserError(f"{path}: its name is not UTF-8; rename the file") from None
+            if "\r" in relative:  # tables end their rows by it
+                raise UserError(f"{str(path)!r}: a carriage return in its name; rename the file")
             found.append((path, match.groupdict()))
     if needed and not found:
         raise UserError(f"{key}: no file matches {template!r} below {root}; {_example(root, template)}")

@@ -4,6 +4,7 @@ label = decode_mask(Path("masks/a.png"), config, unknown)  # see README.md, "Lab
 row = coverage(label, config)
 """
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -136,8 +137,13 @@ def warn_of_colours(unknown: Counter[Colour], key: str) -> None:
         )
 
 
-def coverage(label: np.ndarray, config: Config) -> dict[str, int]:
-    """What a label array shows: pixels of each class, pixels labelled at all, instances."""
+def label_digest(label: np.ndarray) -> str:
+    """A short hash of a label's pixels: another label, another digest, though it may show as much of each class."""
+    return hashlib.sha256(f"{label.shape}".encode() + np.ascontiguousarray(label).tobytes()).hexdigest()[:12]
+
+
+def coverage(label: np.ndarray, config: Config) -> dict[str, int | str]:
+    """What a label array shows: pixels of each class, pixels labelled at all, instances; and its digest."""
     if config.task == "instances":
         pixels = [int(np.count_nonzero(label))]
         labelled, instances = label.size, int(np.unique(label[label > 0]).size)
@@ -151,13 +157,14 @@ def coverage(label: np.ndarray, config: Config) -> dict[str, int]:
     return {f"pixels:{name}": count for name, count in zip(config.classes, pixels, strict=True)} | {
         "labelled": labelled,
         "instances": instances,
+        "label": label_digest(label),
     }
 
 
 def coverage_columns(config: Config) -> list[str]:
-    """The columns of coverage.csv: an image's id, what its label shows, its size and its look."""
+    """The columns of coverage.csv: an image's id, what its label shows and is, its size and its look."""
     pixels = [f"pixels:{name}" for name in config.classes]
-    return ["image_id", *pixels, "labelled", "instances", *LOOKS]
+    return ["image_id", *pixels, "labelled", "instances", "label", *LOOKS]
 
 
 def add_looks(coverage: "pd.DataFrame", sizes: "dict[str, tuple[int, int]]", looks: np.ndarray) -> "pd.DataFrame":
@@ -179,11 +186,12 @@ def check_classes(config: Config, coverage: "pd.DataFrame") -> None:
 
 
 def count_points(points: "pd.DataFrame", config: Config) -> "pd.DataFrame":
-    """What each image's points show, a row an image: image_id, and what `coverage` has but in points."""
+    """What each image's points show, a row an image: image_id, and what `coverage` has but in points, without digest:
+    the table of points is itself watched."""
     names, ids = label_names(config), points["image_id"].astype(str)
     shown = {f"pixels:{name}": points["class"] == names.index(name) for name in config.classes}
     table = points[[]].assign(**shown, labelled=1, instances=0).astype("int64")
-    return table.groupby(ids).sum().rename_axis("image_id").reset_index()
+    return table.groupby(ids).sum().rename_axis("image_id").reset_index().assign(label="")
 
 
 def appearance(image: np.ndarray) -> tuple[float, float]:

@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 def main(args: argparse.Namespace) -> None:
     config, paths = open_config(args)
-    coverage = paths.data / "coverage.csv"
     # beside the data, not beside the folds: those are kept in git, and a fresh copy makes the same ones again
     settings = stage_settings(config, "folds", "seed")
-    stage = Stage(paths.data / "folds.json", settings, (paths.index, coverage), outputs=(paths.folds,))
+    stage = Stage(paths.data / "folds.json", settings, (paths.index, paths.coverage), outputs=(paths.folds,))
     with stage.claim(args.fresh) as todo:
         if todo:
             table = write_folds(config, paths)
@@ -52,7 +51,7 @@ def read_coverage(paths: Paths) -> "pd.DataFrame":
     from index import read_index, read_stage_table
 
     index = read_index(paths)
-    coverage = read_stage_table(paths.data / "coverage.csv", image_id=str)
+    coverage = read_stage_table(paths.coverage, image_id=str, label=str)
     return coverage.merge(index[index["split"] == "labelled"][["image_id", "group"]], on="image_id", validate="1:1")
 
 

@@ -54,7 +54,8 @@ def pseudo_stage(config: Config, paths: Paths, round: int, fold: int, rules: Pse
         inputs.append(paths.run(teacher, fold) / "manifest.json")
         stores = (paths.probabilities(teacher, fold, split, rules.tta) for split in ("oof", *rules.pool))
         inputs += [store.with_suffix(".json") for store in stores]
-    return Stage(paths.pseudo(round, fold) / "manifest.json", settings, tuple(inputs))
+    outputs = tuple(paths.pseudo(round, fold) / name for name in ("index.csv", "summary.json"))
+    return Stage(paths.pseudo(round, fold) / "manifest.json", settings, tuple(inputs), outputs)
 
 
 def check_teachers(paths: Paths, rounds: list[int], fold: int) -> list[str]:

@@ -181,6 +181,8 @@ def write_ensemble(config: Config, paths: Paths, stage: Stage) -> None:
 
 def submission_stage(config: Config, paths: Paths) -> Stage:
     settings = stage_settings(config, "task", "classes", "submission")
+    if sample := sample_file(config, paths):
+        settings["sample"] = fingerprint(sample)
     inputs = (paths.index, paths.postprocess, paths.scores, paths.runs / "ensemble" / "manifest.json")
     return Stage(paths.submission.with_suffix(".json"), settings, inputs, outputs=(paths.submission,))
 

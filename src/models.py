@@ -107,9 +107,12 @@ def find_weights(name: str, weights: str) -> Path:
 
 
 def freeze_stages(encoder: nn.Module, stages: int) -> None:
-    """Stop the gradients of the first so many children of the encoder that have weights."""
+    """Stop the gradients of the first so many children of the encoder that have weights. Raises UserError for more than
+    there are."""
     inner = getattr(encoder, "model", encoder)
     blocks = [child for child in _stages_of(inner) if any(True for _ in child.parameters())]
+    if stages > len(blocks):
+        raise UserError(f"freeze_encoder_stages: {stages}, but this encoder has {len(blocks)}; freeze fewer")
     for block in blocks[:stages]:
         block.requires_grad_(False)
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, atomic, raw_data, stage_settings
+from artifacts import TABLES, Paths, Stage, atomic, label_tables, raw_data, stage_settings
 from cli import make_parser, open_config, run_script
 from config import Config
 from disk import locked, remove, sweep
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from index import ImageFile
-
-TABLES = (".csv", ".json", ".jsonl")  # files that hold the labels of many images
 
 
 def main(args: argparse.Namespace) -> None:
@@ -42,12 +40,15 @@ def main(args: argparse.Namespace) -> None:
     if drawn := config.data.labels.points:
         del settings["data"]["labels"]["points"]["judge"]
         settings["grid"] = [config.image.scale, config.image.long_side] if drawn.grid == "working" else []
-    stage = Stage(paths.data / "manifest.json", settings, inputs=label_tables(config, root))
+    labels = [paths.points] if config.data.labels.sparse else []
+    labels += [paths.data / labels_folder(config)] if config.data.labels.kind in ("masks", "rle") else []
+    outputs = (paths.index, paths.coverage, *labels)
+    stage = Stage(paths.data / "manifest.json", settings, label_tables(config.data, root), outputs)
     with stage.claim(args.fresh) as todo:
         if not todo:
             print(f"{paths.data}: prepared already")
             return
-        for old in (paths.index, paths.points, paths.data / "coverage.csv", paths.data / "masks", paths.data / "dense"):
+        for old in (paths.index, paths.points, paths.coverage, paths.data / "masks", paths.data / "dense"):
             remove(old)
         index, coverage = prepare(config, paths, root)
         stage.finish(**summarise(config, index, coverage))
@@ -89,20 +90,6 @@ def generate(config: Config, root: Path) -> None:
         write_competition(folder, seed=config.seed, **size)
 
 
-def label_tables(config: Config, root: Path) -> tuple[Path, ...]:
-    """The CSVs with labels, which the stage depends on byte by byte. Raises UserError for a file that is not there."""
-    data = config.data
-    named = {"data.sample_submission": data.sample_submission} if data.sample_submission else {}
-    if data.labels.kind in ("rle", "points"):
-        named["data.labels.path"] = data.labels.path
-    if data.solution.endswith(TABLES):
-        named["data.solution"] = data.solution
-    for key, path in named.items():
-        if not (root / path).is_file():
-            raise UserError(f"{key}: no file {root / path}; put it there or set {key} to where it is")
-    return tuple(root / path for key, path in named.items() if key != "data.sample_submission")
-
-
 def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Read every label and image once, one at a time, and write all but the manifest.
 
@@ -117,7 +104,7 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
     from labels import add_looks, check_classes, coverage_columns, name_encoding
 
     config = name_encoding(config)
-    labels = paths.data / ("dense" if config.data.labels.points else "masks")
+    labels = paths.data / labels_folder(config)
     with atomic(labels) as masks, atomic(paths.data / "solution") as solution:
         masks.mkdir()
         solution.mkdir()
@@ -143,9 +130,13 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
         write_table(paths.points, points)
     counts = {} if points is None else points["image_id"].value_counts().to_dict()
     index = pd.DataFrame([index_row(one, config, paths, counts) for one in images], columns=list(COLUMNS))
-    write_table(paths.data / "coverage.csv", coverage)
+    write_table(paths.coverage, coverage)
     write_table(paths.index, index)
     return index, coverage
+
+
+def labels_folder(config: Config) -> str:
+    return "dense" if config.data.labels.points else "masks"
 
 
 def index_row(image: "ImageFile", config: Config, paths: Paths, counts: dict[str, int]) -> tuple[Any, ...]:
@@ -173,7 +164,7 @@ def write_labels(
     import pandas as pd
 
     from images import write_mask
-    from labels import LOOKS, check_encoding, count_points, coverage, coverage_columns, label_names
+    from labels import LOOKS, check_encoding, count_points, coverage, coverage_columns, label_digest, label_names
 
     labels = config.data.labels
     if labels.sparse and config.task not in ("binary", "multiclass"):
@@ -189,12 +180,12 @@ def write_labels(
         return count_points(points, config), points
     if labels.kind == "masks":
         check_encoding(config)
-    rows, drawn = [], {}
+    rows, drawn, digests = [], {}, {}
     table = labels.kind == "rle"
     for image_id, label in read_label_arrays(config, root, images, labels.path, "data.labels.path", table=table):
         write_mask(mask_path(folder, image_id, config), label)
         if labels.points is not None:
-            drawn[image_id] = draw_points(config, image_id, label)
+            drawn[image_id], digests[image_id] = draw_points(config, image_id, label), label_digest(label)
         else:
             rows.append((image_id, *coverage(label, config).values()))
     if labels.points is None:
@@ -202,7 +193,8 @@ def write_labels(
     from points import join_points
 
     points = join_points(drawn)
-    return count_points(points, config), points
+    table = count_points(points, config)
+    return table.assign(label=table["image_id"].map(digests)), points
 
 
 def draw_points(config: Config, image_id: str, label: "np.ndarray") -> "np.ndarray":

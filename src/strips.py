@@ -80,7 +80,8 @@ def open_strips(path: Path, settings: Image) -> Strips | None:
         page = file.pages.first
         size = (page.imagelength, page.imagewidth)
         plain = page.axes in ("YX", "YXS") and page.dtype in (np.uint8, np.uint16) and tiff_orientation(page) == 1
-        plain &= page.photometric != tifffile.PHOTOMETRIC.PALETTE and len(file.series[0].pages) == 1
+        plain &= page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+        plain &= len(file.series[0].pages) == 1
         if not plain or size[0] * size[1] <= LARGE or working_shape(*size, settings) != size:
             file.close()
             return None

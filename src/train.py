@@ -71,14 +71,15 @@ def train_stage(config: Config, paths: Paths, round: int, fold: int) -> Stage:
         settings["judge"] = config.data.labels.points.judge
     if config.predict.patch:  # what epochs are judged by
         settings["patch"] = config.predict.patch
-    inputs = [paths.index, paths.folds]
+    inputs = [paths.index, paths.coverage, paths.folds]
     if config.data.labels.sparse:
         inputs.append(paths.points)
     if config.rounds[round].start == "previous":
         inputs.append(paths.run(round - 1, fold) / "manifest.json")
     if config.rounds[round].pseudo is not None:
         inputs.append(paths.pseudo(round, fold) / "manifest.json")
-    return Stage(paths.run(round, fold) / "manifest.json", settings, tuple(inputs))
+    outputs = (paths.run(round, fold) / "last.pt", paths.run(round, fold) / f"{config.rounds[round].train.select}.pt")
+    return Stage(paths.run(round, fold) / "manifest.json", settings, tuple(inputs), outputs)
 
 
 def train_fold(config: Config, paths: Paths, round: int, stages: dict[int, Stage], fresh: bool, fold: int) -> None:
@@ -189,14 +190,13 @@ def gather_records(
 
     Raises UserError where training and validation meet, or where a side is empty.
     """
-
     from dataset import Source, make_records
-    from index import read_folds, read_index
+    from index import check_folds_fit, read_folds, read_index
     from points import load_points
 
     table, one = read_index(paths), config.rounds[round]
     points = load_points(paths.points) if table["points"].any() else None
-    folds = read_folds(paths)
+    folds = check_folds_fit(read_folds(paths), table, config.folds.count, paths.folds)
     held_out = set(folds.loc[folds["fold"] == fold, "image_id"])
     labelled = table[table["image_id"].isin(set(folds["image_id"]))]
     training = labelled[~labelled["image_id"].isin(held_out)]

@@ -1,4 +1,4 @@
-"""YAML from anybody: plain values, no key twice, and no nest or web of aliases without end.
+"""YAML from anybody: plain values, no key twice, no nest or web of aliases without end, and no value in two places.
 
 values = read_yaml(path.read_text(encoding="utf-8"))
 """
@@ -11,7 +11,8 @@ MOST_NODES = 100_000  # values of a document, each alias written out
 
 
 def read_yaml(text: str) -> Any:
-    """A document's plain values: no tag of it makes an object or runs code.
+    """A document's plain values: no tag of it makes an object or runs code. What an alias repeats is a copy of its own,
+    so that a change of one changes no other.
 
     Raises ValueError, one line with the place, for what is no YAML, a key that stands twice in one mapping, an alias
     within itself, and aliases that say millions of values in few words.
@@ -22,7 +23,7 @@ def read_yaml(text: str) -> Any:
         if node is None:
             return None
         _count(node, {}, set())
-        return loader.construct_document(node)
+        return _copied(loader.construct_document(node))
     except RecursionError:
         raise ValueError("nested too deep") from None
     # of a tag's text that is none of its kind: !!bool x, !!timestamp x
@@ -54,6 +55,12 @@ def _count(node: yaml.Node, counted: dict[int, int], open_nodes: set[int]) -> in
     open_nodes.remove(id(node))
     counted[id(node)] = total
     return total
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    return [_copied(one) for one in value] if isinstance(value, list) else value
 
 
 def _place(node: yaml.Node) -> str:

@@ -73,6 +73,54 @@ def test_tiff_layouts(tmp_path: Path, stored: np.ndarray, options: dict, wanted)
     assert image_size(tmp_path / "a.tiff") == expected.shape[:2]
 
 
+@pytest.mark.parametrize("stored", [noise(20, 30), noise(20, 30, dtype="uint16"), noise(20, 30) > 99])
+def test_black_is_zero_where_a_tiff_has_white_there(tmp_path: Path, stored: np.ndarray):
+    full = np.iinfo(stored.dtype).max if stored.dtype != bool else True
+    tifffile.imwrite(tmp_path / "a.tif", stored ^ full, photometric="miniswhite")
+    np.testing.assert_array_equal(read_label_file(tmp_path / "a.tif", colours=False), stored)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), np.uint8(255) * stored[..., None]
+                                  if stored.dtype == bool else stored[..., None])  # fmt: skip
+    tifffile.imwrite(tmp_path / "a.tif", stored.astype(np.float32), photometric="miniswhite")
+    with pytest.raises(UserError, match=r"a\.tif: .*its 0 is white and its numbers are float32"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_other_colours_than_red_green_and_blue_are_refused(tmp_path: Path):
+    for kind, channels in (("separated", 4), ("cielab", 3), ("ycbcr", 3)):
+        tifffile.imwrite(tmp_path / "a.tif", noise(16, 16, channels), photometric=kind)
+        with pytest.raises(UserError, match=rf"a\.tif: .*its colours are {kind.upper()}; save it as RGB"):
+            read_image(tmp_path / "a.tif", 3)
+    smooth = Image.fromarray(np.full((16, 16, 3), (200, 10, 30), np.uint8))
+    smooth.save(tmp_path / "a.tif", compression="jpeg")  # YCbCr within, as JPEG is
+    assert np.abs(read_image(tmp_path / "a.tif").astype(int) - (200, 10, 30)).max() <= 3
+
+
+@pytest.mark.parametrize(("axes", "shape"), [("CYX", (3, 20, 30)), ("YXS", (20, 30, 3)), ("ZCYX", (1, 5, 20, 30))])
+def test_a_tiff_reads_no_other_file(tmp_path: Path, axes: str, shape: tuple[int, ...]):
+    """OME-TIFF may spread a picture over files, which its text names, wherever they lie."""
+    stored = noise(*shape)
+    kind = "rgb" if axes == "YXS" else "minisblack"
+    tifffile.imwrite(tmp_path / "a.ome.tif", stored, metadata={"axes": axes}, photometric=kind)
+    flat = stored.reshape(shape[-3:])
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.ome.tif"), flat if axes == "YXS" else flat.transpose(1, 2, 0)
+    )
+    tifffile.imwrite(tmp_path / "secret.tif", noise(20, 30), photometric="minisblack")
+    planes = "".join(
+        f'<TiffData FirstC="{number}" IFD="0"><UUID FileName="{name}">urn:uuid:{number}</UUID></TiffData>'
+        for number, name in enumerate(("a.ome.tif", "../secret.tif"))
+    )
+    text = (
+        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+        'UUID="urn:uuid:0"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="30" '
+        f'SizeY="20" SizeC="2" SizeZ="1" SizeT="1">{planes}</Pixels></Image></OME>'
+    )
+    (tmp_path / "x").mkdir()
+    one = noise(20, 30)
+    tifffile.imwrite(tmp_path / "x/a.ome.tif", one, photometric="minisblack", description=text, metadata=None)
+    np.testing.assert_array_equal(read_image(tmp_path / "x/a.ome.tif"), one[..., None])
+
+
 def test_palette_files_give_colours_or_indices(tmp_path: Path):
     indices = noise(20, 30) % 4
     colours = noise(256, 3)

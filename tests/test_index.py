@@ -56,6 +56,12 @@ def test_templates(tmp_path: Path, template: str, found: dict[str, str]):
     assert {path.relative_to(tmp_path).as_posix(): fields["id"] for path, fields in files} == found
 
 
+def test_a_name_that_would_end_a_table_s_row_is_refused(tmp_path: Path):
+    touch(tmp_path, "a\rb.png")
+    with pytest.raises(UserError, match=r"a\\rb\.png': a carriage return in its name; rename the file"):
+        find_files(tmp_path, "{id}.png", "data.images")
+
+
 def test_list_images(tmp_path: Path):
     touch(tmp_path, "Tile 1/images/p1.png", "Tile 2/images/p1.png", "pool/q.png", "test/t.png")
     settings = data(

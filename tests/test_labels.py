@@ -10,7 +10,7 @@ from PIL import Image
 
 from config import Config
 from errors import UserError
-from labels import appearance, check_encoding, coverage, decode_mask
+from labels import appearance, check_encoding, coverage, decode_mask, label_digest
 from settings import parse_config
 
 LETTERS = ["a", "b", "c"]
@@ -170,15 +170,26 @@ def test_unknown_colours_are_counted(tmp_path: Path):
     assert unknown == {(1, 1, 1): 7, (2, 2, 2): 1}
 
 
-def test_coverage():
-    assert coverage(np.array([[0, 2, 2, 255]], np.uint8), config()) == {
-        "pixels:a": 1, "pixels:b": 0, "pixels:c": 2, "labelled": 3, "instances": 0}  # fmt: skip
-    assert coverage(np.array([[0, 1, 1, 255]], np.uint8), config("binary")) == {
-        "pixels:c": 2, "labelled": 3, "instances": 0}  # fmt: skip
-    assert coverage(np.array([[0, 7, 7, 300]], np.int32), config("instances")) == {
-        "pixels:c": 3, "labelled": 4, "instances": 2}  # fmt: skip
-    assert coverage(np.array([[[0, 1, 1], [255, 255, 255]]], np.uint8), config("multilabel")) == {
-        "pixels:a": 0, "pixels:b": 1, "pixels:c": 1, "labelled": 1, "instances": 0}  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "label", "pixels", "labelled", "instances"),
+    [
+        ("multiclass", np.array([[0, 2, 2, 255]], np.uint8), {"a": 1, "b": 0, "c": 2}, 3, 0),
+        ("binary", np.array([[0, 1, 1, 255]], np.uint8), {"c": 2}, 3, 0),
+        ("instances", np.array([[0, 7, 7, 300]], np.int32), {"c": 3}, 4, 2),
+        ("multilabel", np.array([[[0, 1, 1], [255, 255, 255]]], np.uint8), {"a": 0, "b": 1, "c": 1}, 1, 0),
+    ],
+)
+def test_coverage(task: str, label: np.ndarray, pixels: dict[str, int], labelled: int, instances: int):
+    shown = coverage(label, config(task))
+    counts = {f"pixels:{name}": count for name, count in pixels.items()}
+    assert shown == counts | {"labelled": labelled, "instances": instances, "label": label_digest(label)}
+
+
+def test_every_pixel_of_a_label_is_in_its_digest():
+    label = np.array([[0, 1], [2, 2]], np.uint8)
+    others = [label.T, label[::-1], label.reshape(1, 4), np.array([[0, 1], [2, 1]], np.uint8)]
+    assert label_digest(label) == label_digest(np.asfortranarray(label))
+    assert len({label_digest(one) for one in [label, *others]}) == 5
 
 
 def test_appearance_does_not_depend_on_depth():

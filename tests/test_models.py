@@ -213,6 +213,11 @@ def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
             load_encoder(nn.Conv2d(3, 4, 3), LITE, str(path), 3)
 
 
+def test_more_frozen_stages_than_there_are_are_told() -> None:
+    with pytest.raises(UserError, match="freeze_encoder_stages: 99, but this encoder has [0-9]+; freeze fewer"):
+        build_model(Model(freeze_encoder_stages=99, **SMALL), 3, 1)
+
+
 @pytest.mark.parametrize("stages", [0, 1, 3, 5])
 def test_frozen_stages_get_no_gradient(stages: int) -> None:
     network = build_model(Model(freeze_encoder_stages=stages, **SMALL), 3, 1)

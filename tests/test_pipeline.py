@@ -16,6 +16,7 @@ from helpers import JOINT, TINY, environment, make_workspace, open_workspace, ru
 from PIL import Image
 
 from artifacts import TOP, Paths, read_json
+from disk import remove
 from formats import find_format, read_labels, validate_submission
 from images import write_mask
 from postprocess import resize_probabilities, to_label
@@ -94,6 +95,16 @@ def test_from_a_config_to_a_submission_and_a_report(tmp_path: Path) -> None:
     assert "round0/fold0: made with other settings (settings.round.train.epochs: 1 -> 2); --fresh" in refusal[0]
     assert "Traceback" not in changed.stderr
     assert stamps(folder) == before, "a refusal changes nothing"
+
+    deleted = [paths.pseudo(1, 0) / "summary.json", paths.pseudo(1, 1) / "index.csv", paths.ensemble("oof")]
+    deleted += [paths.ensemble("test"), paths.runs / "ensemble" / "weights.json", paths.report.with_name("curves.png")]
+    for path in deleted:
+        remove(path)
+    mended = run_sh(folder)
+    assert mended.returncode == 0, mended.stderr[-3000:]
+    assert mended.stdout.splitlines()[-6:] == table
+    assert all(path.exists() for path in deleted), "what was deleted is made again"
+    assert stamps(folder).keys() == before.keys()
 
 
 # --- other tasks, in this process ------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from preparing import run, save, write_images, write_many, write_points
 import prepare
 import scenes
 from cli import make_parser
+from disk import remove
 from errors import UserError
 
 SRC = Path(__file__).resolve().parent.parent / "src"
@@ -42,6 +43,16 @@ def test_a_changed_table_is_refused(tmp_path: Path):
         file.write("p1,9,9,a\n")
     with pytest.raises(UserError, match=r"made with other settings \(inputs.*points\.csv"):
         run(tmp_path, data={"labels": labels})
+
+
+def test_what_was_deleted_is_made_again(tmp_path: Path):
+    write_many(tmp_path / "raw", 3)
+    labels = {"kind": "masks", "path": "masks/{id}.png"}
+    first = run(tmp_path, data={"labels": labels})
+    for name in ("index.csv", "coverage.csv", "masks"):
+        remove(tmp_path / "data/x" / name)
+        assert run(tmp_path, data={"labels": labels}).equals(first)
+        assert (tmp_path / "data/x" / name).exists()
 
 
 def test_done_needs_no_heavy_import(tmp_path: Path):

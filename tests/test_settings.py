@@ -152,5 +152,13 @@ def test_merging_keeps_what_is_not_overridden(base: dict, over: dict) -> None:
     assert merge({}, over) == over
 
 
+def test_what_an_alias_repeats_is_changed_alone(tmp_path: Path) -> None:
+    path = tmp_path / "again.yaml"
+    path.write_text("rounds:\n- {}\n- &again {phase: finetune, train: &t {epochs: 3}}\n- *again\ntrain:\n  <<: *t\n")
+    config = load_config(path, ["rounds.2.train.epochs=7"])
+    assert [one.train.epochs for one in config.rounds] == [3, 3, 7]
+    assert config.train.epochs == 3
+
+
 def test_flattening_names_every_leaf() -> None:
     assert flatten({"a": {"b": [1, {"c": 2}]}, "d": None}) == {"a.b.0": 1, "a.b.1.c": 2, "d": None}

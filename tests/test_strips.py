@@ -76,6 +76,7 @@ def test_what_is_not_so_simple_is_read_whole(tmp_path: Path) -> None:
     turned = [(274, "H", 1, 6, True)]
     assert open_strips(save("turned.tif", draw(50, 40), photometric="minisblack", extratags=turned), GREY) is None
     assert open_strips(save("planes.tif", draw(3, 50, 40), planarconfig="separate", photometric="rgb"), COLOUR) is None
+    assert open_strips(save("white.tif", draw(50, 40), photometric="miniswhite"), GREY) is None
     table = np.zeros((3, 256), np.uint16)
     assert open_strips(save("table.tif", draw(50, 40), photometric="palette", colormap=table), COLOUR) is None
     assert open_strips(tmp_path / "a.png", COLOUR) is None

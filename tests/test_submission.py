@@ -11,6 +11,7 @@ import pytest
 from helpers import fail, open_workspace, run, write_config
 
 from artifacts import TOP, Paths, read_json, write_json
+from errors import UserError
 from formats import find_format, read_labels, validate_submission
 from index import COLUMNS
 from stores import ProbabilityWriter
@@ -119,6 +120,18 @@ def test_where_it_came_from_stands_beside_it(tmp_path: Path, capsys: pytest.Capt
     paths.submission.unlink()
     run("make_submission", tmp_path)
     assert paths.submission.read_bytes() == before
+
+
+def test_another_sample_is_another_submission(tmp_path: Path) -> None:
+    fabricate(tmp_path, "binary")
+    write_sample(tmp_path, "binary", IDS)
+    run("make_submission", tmp_path)
+    write_sample(tmp_path, "binary", IDS[::-1])
+    with pytest.raises(UserError, match=r"made with other settings \(settings\.sample"):
+        run("make_submission", tmp_path)
+    run("make_submission", tmp_path, "--fresh")
+    paths = open_workspace(tmp_path)[1]
+    assert list(dict.fromkeys(pd.read_csv(paths.submission, dtype=str).iloc[:, 0])) == IDS[::-1]
 
 
 def test_a_prediction_that_the_sample_does_not_ask_for_is_refused(
