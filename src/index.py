@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifacts import Paths, check_root
-from config import Data
+from artifacts import Paths, check_root, read_json, show_changes, stage_settings
+from config import Config, Data
 from errors import UserError
 from images import image_size
+from listing import FIELD, glob_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("labelled", "unlabelled", "test")
 COLUMNS = ("image_id", "image", "mask", "points", "group", "split", "height", "width")
-FIELD = re.compile(r"\{([A-Za-z_]\w*)\}|(\*+)")
 
 
 @dataclass(frozen=True, slots=True)  # there may be a million
@@ -66,18 +66,26 @@ def read_folds(paths: Paths) -> "pd.DataFrame":
     return table
 
 
-def check_folds_fit(folds: "pd.DataFrame", index: "pd.DataFrame", count: int, path: Path) -> "pd.DataFrame":
-    """The folds, which a person may have edited. Raises UserError, naming the image, where they are none of the index's
-    labelled ones."""
-    labelled = set(index.loc[index["split"] == "labelled", "image_id"])
+def read_training_folds(config: Config, paths: Paths, index: "pd.DataFrame") -> "pd.DataFrame":
+    """The folds, which a person may have edited, of data prepared for the config's classes.
+
+    Raises UserError where the data were prepared for others, and, naming the image, where the folds are none of the
+    index's labelled images.
+    """
+    wanted = stage_settings(config, "task", "classes")
+    made = read_json(paths.data / "manifest.json")["made_from"]["settings"]
+    if shown := show_changes({key: made[key] for key in wanted}, wanted):
+        raise UserError(f"{paths.data}: prepared for others ({shown}); put the setting back, or run prepare.py --fresh")
+    folds, labelled = read_folds(paths), set(index.loc[index["split"] == "labelled", "image_id"])
+    last = config.folds.count - 1
     faults = {
-        f"is in it twice; keep one row of {path.name}": folds["image_id"].duplicated(),
+        f"is in it twice; keep one row of {paths.folds.name}": folds["image_id"].duplicated(),
         "is no labelled image; take its row out": ~folds["image_id"].isin(labelled),
-        f"is in none of the folds -1 to {count - 1}; give it one of these": ~folds["fold"].between(-1, count - 1),
+        f"is in none of the folds -1 to {last}; give it one of these": ~folds["fold"].between(-1, last),
     }
     for said, where in faults.items():
         for image_id in folds.loc[where, "image_id"]:
-            raise UserError(f"{path}: {image_id!r} {said}")
+            raise UserError(f"{paths.folds}: {image_id!r} {said}")
     return folds
 
 
@@ -147,18 +155,16 @@ def find_files(root: Path, template: str, key: str, needed: bool = True) -> list
     """
     if not template or template.startswith("/") or ".." in template.split("/"):
         raise UserError(f"{key}: {template!r} is no path below data.root ({root}); write it from there")
-    pattern, glob, seen, end = "", "", set(), 0
+    pattern, seen, end = "", set(), 0
     for part in FIELD.finditer(template):
         literal, name = template[end : part.start()], part[1]
         field = "[^/]*" if name is None else f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
         pattern += re.escape(literal) + field
-        glob += re.sub(r"([\[?])", r"[\1]", literal) + "*"  # a literal "[" or "?" must not act as a wildcard
         seen.add(name)
         end = part.end()
     pattern += re.escape(template[end:])
-    glob += re.sub(r"([\[?])", r"[\1]", template[end:])
     found = []
-    for path in sorted(root.glob(glob)):
+    for path in sorted(root.glob(glob_of(template))):
         relative = path.relative_to(root).as_posix()
         match = re.fullmatch(pattern, relative)
         hidden = any(part.startswith(".") for part in relative.split("/"))  # ".DS_Store", "._a.jpg"

@@ -20,6 +20,7 @@ from cli import make_parser, open_config, run_script
 from config import Config
 from disk import locked, remove, sweep
 from errors import UserError
+from listing import list_contents
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,8 @@ def main(args: argparse.Namespace) -> None:
         with locked(root):
             bring_data(config, root, args.fresh)
     settings = stage_settings(config, "task", "classes", "data", "seed") | {"channels": config.image.channels}
+    tables = label_tables(config.data, root)
+    settings["files"] = list_contents(config.data, root)
     del settings["data"]["kaggle"]  # the same files are the same data, whoever brought them
     if drawn := config.data.labels.points:
         del settings["data"]["labels"]["points"]["judge"]
@@ -43,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
     labels = [paths.points] if config.data.labels.sparse else []
     labels += [paths.data / labels_folder(config)] if config.data.labels.kind in ("masks", "rle") else []
     outputs = (paths.index, paths.coverage, *labels)
-    stage = Stage(paths.data / "manifest.json", settings, label_tables(config.data, root), outputs)
+    stage = Stage(paths.data / "manifest.json", settings, tables, outputs)
     with stage.claim(args.fresh) as todo:
         if not todo:
             print(f"{paths.data}: prepared already")

@@ -191,12 +191,12 @@ def gather_records(
     Raises UserError where training and validation meet, or where a side is empty.
     """
     from dataset import Source, make_records
-    from index import check_folds_fit, read_folds, read_index
+    from index import read_index, read_training_folds
     from points import load_points
 
     table, one = read_index(paths), config.rounds[round]
     points = load_points(paths.points) if table["points"].any() else None
-    folds = check_folds_fit(read_folds(paths), table, config.folds.count, paths.folds)
+    folds = read_training_folds(config, paths, table)
     held_out = set(folds.loc[folds["fold"] == fold, "image_id"])
     labelled = table[table["image_id"].isin(set(folds["image_id"]))]
     training = labelled[~labelled["image_id"].isin(held_out)]

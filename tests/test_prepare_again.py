@@ -4,11 +4,13 @@ import functools
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
-from preparing import run, save, write_images, write_many, write_points
+from preparing import labels_of, run, save, write_images, write_many, write_points
 
 import prepare
 import scenes
@@ -43,6 +45,37 @@ def test_a_changed_table_is_refused(tmp_path: Path):
         file.write("p1,9,9,a\n")
     with pytest.raises(UserError, match=r"made with other settings \(inputs.*points\.csv"):
         run(tmp_path, data={"labels": labels})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda raw: copy(raw / "train/p1.png", raw / "train/p9.png"), "data.images: '3 files, .* -> '4 files"),
+        (lambda raw: copy(raw / "train/p1.png", raw / "test/t9.png"), "data.test: '1 files, .* -> '2 files"),
+        (lambda raw: (raw / "train/p1.png").write_bytes(b"other"), "data.images: '3 files, .* -> '3 files"),
+        (lambda raw: (raw / "masks/p1.tif").rename(raw / "masks/p9.tif"), "data.labels.path: '3 files, .* -> '3 files"),
+        (lambda raw: copy(raw / "masks/p1.tif", raw / "masks/p2.tif"), "data.labels.path: '3 files, .* -> '3 files"),
+        (lambda raw: copy(raw / "masks/p1.tif", raw / "hidden/t1.tif"), "data.solution: '1 files, .* -> '1 files"),
+    ],
+)
+def test_other_files_are_noticed(tmp_path: Path, change: Callable[[Path], object], said: str):
+    """A corrected mask may well be of the same size."""
+    raw = tmp_path / "raw"
+    truth = labels_of(["p1", "p2", "p3"])
+    write_images(raw, "train/p1 train/p2 train/p3 test/t1")
+    for name, mask in truth.items():
+        save(raw / f"masks/{name}.tif", mask)
+    assert len({path.stat().st_size for path in (raw / "masks").iterdir()}) == 1
+    save(raw / "hidden/t1.tif", truth["p2"])
+    labels = {"kind": "masks", "path": "masks/{id}.tif"}
+    data = {"labels": labels, "test": "test/{id}.png", "solution": "hidden/{id}.tif"}
+    run(tmp_path, data=data)
+    run(tmp_path, data=data)
+    stage = (tmp_path / "data/x/manifest.json").read_bytes()
+    change(raw)
+    with pytest.raises(UserError, match=rf"made with other settings \(.*settings\.files\.{said}"):
+        run(tmp_path, data=data)
+    assert (tmp_path / "data/x/manifest.json").read_bytes() == stage
 
 
 def test_what_was_deleted_is_made_again(tmp_path: Path):

@@ -193,6 +193,15 @@ def test_folds_that_a_person_edited_fit_the_images(
         run("train", folder, "--fold", "0")
 
 
+@pytest.mark.parametrize(
+    ("key", "said"), [("task=multilabel", "task: 'binary' -> 'multilabel'"), ("classes=[a]", "classes.0: ")]
+)
+def test_data_prepared_for_others_are_refused(data: Path, tmp_path: Path, key: str, said: str) -> None:
+    folder = copy_of(data, tmp_path)
+    with pytest.raises(UserError, match=rf"data/tiny: prepared for others \({said}.*run prepare.py --fresh"):
+        run("train", folder, "--fold", "0", "--set", key)
+
+
 def last_model(folder: Path, fold: int = 0) -> dict[str, torch.Tensor]:
     return load_checkpoint(open_workspace(folder)[1].run(0, fold) / "last.pt")["model"]
 
