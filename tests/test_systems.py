@@ -105,7 +105,7 @@ def test_a_system_builds_its_model(name: str) -> None:
         assert not any(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in kinds)
         assert kinds.count(GroupNorm) > 60
     for one in config.rounds[:1]:
-        assert one.train.loss.dice == 0.0
+        assert one.train.loss.dice == (name == "potsdam_points.yaml"), "of few points Dice says little"
 
 
 def test_an_original_is_plain() -> None:
