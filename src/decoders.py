@@ -161,7 +161,7 @@ def black_is_zero(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
     Raises ValueError where they are neither grey, nor red, green and blue, nor numbers of a palette.
     """
     kind = tifffile.PHOTOMETRIC(page.photometric)
-    if kind is tifffile.PHOTOMETRIC.MINISWHITE:
+    if kind is tifffile.PHOTOMETRIC.MINISWHITE and "PhotometricInterpretation" in page.tags:
         if array.dtype.kind not in "ub":
             raise ValueError(f"its 0 is white and its numbers are {array.dtype}; save it with 0 for black")
         return ~array if array.dtype.kind == "b" else array.dtype.type(2**page.bitspersample - 1) - array

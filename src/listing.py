@@ -37,8 +37,9 @@ def _list_files(root: Path, template: str, contents: bool) -> str:
     count, digest = 0, hashlib.sha256()
     # what is no path below the root is refused when it is read
     for path in [] if template.startswith("/") else sorted(root.glob(glob_of(template))):
-        if path.is_file():
+        name = path.relative_to(root)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
             count += 1
-            said = (path.relative_to(root).as_posix(), path.stat().st_size, fingerprint(path) if contents else "")
+            said = (name.as_posix(), path.stat().st_size, fingerprint(path) if contents else "")
             digest.update(repr(said).encode())
     return f"{count} files, {digest.hexdigest()[:12]}"

@@ -85,6 +85,19 @@ def test_black_is_zero_where_a_tiff_has_white_there(tmp_path: Path, stored: np.n
         read_image(tmp_path / "a.tif")
 
 
+def test_a_tiff_without_a_word_on_white_has_black_for_0(tmp_path: Path):
+    stored = noise(20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        place = file.pages.first.tags["PhotometricInterpretation"].offset
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[place : place + 2] = (300).to_bytes(2, "little")  # a number that means nothing
+    (tmp_path / "a.tif").write_bytes(content)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert "PhotometricInterpretation" not in file.pages.first.tags
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], stored)
+
+
 def test_other_colours_than_red_green_and_blue_are_refused(tmp_path: Path):
     for kind, channels in (("separated", 4), ("cielab", 3), ("ycbcr", 3)):
         tifffile.imwrite(tmp_path / "a.tif", noise(16, 16, channels), photometric=kind)

@@ -70,6 +70,7 @@ def test_other_files_are_noticed(tmp_path: Path, change: Callable[[Path], object
     labels = {"kind": "masks", "path": "masks/{id}.tif"}
     data = {"labels": labels, "test": "test/{id}.png", "solution": "hidden/{id}.tif"}
     run(tmp_path, data=data)
+    (raw / "train/._p1.png").write_bytes(b"what a Mac leaves beside it")
     run(tmp_path, data=data)
     stage = (tmp_path / "data/x/manifest.json").read_bytes()
     change(raw)
