@@ -20,13 +20,12 @@ from typing import Any
 
 import yaml
 
-from config import Config, Data
+from config import Config
 from disk import VANISHED, lock_file, locked, remove, sweep, told
 from errors import UserError
 from settings import config_hash, flatten
 
 TOP = Path(__file__).resolve().parent.parent  # the project's top folder
-TABLES = (".csv", ".json", ".jsonl")  # files that hold the labels of many images
 PATCHES = "_patch"  # ends the name of a store of centre crops
 
 
@@ -98,6 +97,14 @@ class Paths:
     def report(self) -> Path:
         return self.root / "reports" / self.name / "index.html"
 
+    @property
+    def curves(self) -> Path:
+        return self.report.with_name("curves.png")
+
+    @property
+    def results(self) -> Path:
+        return self.report.with_name("results.png")
+
     def resolve(self, path: str | Path) -> Path:
         """A path as the config or the index writes it: relative to the workspace, or else to the project's top."""
         path = Path(path)
@@ -125,26 +132,6 @@ def sample_file(config: Config, paths: Paths) -> Path | None:
     if not sample.is_file():
         raise UserError(f"data.sample_submission: no file {sample}; put it there or drop the key")
     return sample
-
-
-def check_root(root: Path) -> None:
-    """Raises UserError where the data's folder is not there."""
-    if not root.is_dir():
-        raise UserError(f"data.root: no folder {root}; unpack the data there or set data.root to where it is")
-
-
-def label_tables(data: Data, root: Path) -> tuple[Path, ...]:
-    """The tables with labels, which preparing depends on byte by byte. Raises UserError for what is not there."""
-    check_root(root)
-    named = {"data.sample_submission": data.sample_submission} if data.sample_submission else {}
-    if data.labels.kind in ("rle", "points"):
-        named["data.labels.path"] = data.labels.path
-    if data.solution.endswith(TABLES):
-        named["data.solution"] = data.solution
-    for key, path in named.items():
-        if not (root / path).is_file():
-            raise UserError(f"{key}: no file {root / path}; put it there or set {key} to where it is")
-    return tuple(root / path for key, path in named.items() if key != "data.sample_submission")
 
 
 @contextmanager

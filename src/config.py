@@ -323,9 +323,9 @@ class Config(Section):
             wanted = "needs at least two" if self.task == "multiclass" else f"has one class, not {len(self.classes)}"
             raise ValueError(f"classes: a {self.task} task {wanted}")
         if any(one.train.augment.scale[0] > one.train.augment.scale[1] for one in self.rounds):
-            raise ValueError("train.augment.scale: the least zoom, then the most")
+            raise ValueError("train.augment.scale: give the least zoom, then the most")
         if not all(one.train.loss.cross_entropy or one.train.loss.dice for one in self.rounds):
-            raise ValueError("train.loss: with neither cross_entropy nor dice there is nothing to learn from")
+            raise ValueError("train.loss: with neither cross_entropy nor dice there is nothing to learn from; give one")
         if (self.folds.count == 1) != (self.folds.validation is not None):
             raise ValueError("folds.validation: how many images a single fold (folds.count 1) holds out; give it there")
         if self.folds.count == 1 and (self.postprocess.fit or self.ensemble.fit_weights):

@@ -148,26 +148,26 @@ def _read_tiff(path: Path, colours: bool) -> np.ndarray:
         _check_size((height, width), series.nbytes // (height * width or 1))
         if len(page.dataoffsets) < math.prod(page.chunked):  # tifffile would fill them up with zeros
             raise ValueError(f"{len(page.dataoffsets)} strips or tiles where its header says {math.prod(page.chunked)}")
-        array = black_is_zero(series.asarray(), page).transpose(order).reshape(height, width, -1)
+        array = black_is_zero(series.asarray(), page, path).transpose(order).reshape(height, width, -1)
         array = array[..., 0] if array.shape[2] == 1 else array
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and colours and array.ndim == 2:
             array = (page.colormap.T >> 8).astype(np.uint8)[array]
         return _upright(array, tiff_orientation(page))
 
 
-def black_is_zero(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
+def black_is_zero(array: np.ndarray, page: tifffile.TiffPage, path: Path) -> np.ndarray:
     """A TIFF's numbers such that black is 0, as everybody expects them.
 
-    Raises ValueError where they are neither grey, nor red, green and blue, nor numbers of a palette.
+    Raises UserError where they are neither grey, nor red, green and blue, nor numbers of a palette.
     """
     kind = tifffile.PHOTOMETRIC(page.photometric)
     if kind is tifffile.PHOTOMETRIC.MINISWHITE and "PhotometricInterpretation" in page.tags:
         if array.dtype.kind not in "ub":
-            raise ValueError(f"its 0 is white and its numbers are {array.dtype}; save it with 0 for black")
+            raise UserError(f"{path}: its 0 is white and its numbers are {array.dtype}; save it with 0 for black")
         return ~array if array.dtype.kind == "b" else array.dtype.type(2**page.bitspersample - 1) - array
     jpeg = "JP" in tifffile.COMPRESSION(page.compression).name  # which the reader has turned into red, green and blue
     if kind.name in OTHER_COLOURS and not (jpeg and kind is tifffile.PHOTOMETRIC.YCBCR):
-        raise ValueError(f"its colours are {kind.name}; save it as RGB")
+        raise UserError(f"{path}: its colours are {kind.name.replace('SEPARATED', 'CMYK')}; save it as RGB")
     return array
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifacts import Paths, check_root, read_json, show_changes, stage_settings
+from artifacts import Paths, read_json, show_changes, stage_settings
 from config import Config, Data
 from errors import UserError
 from images import image_size
-from listing import FIELD, glob_of
+from listing import FIELD, check_root, glob_of
 
 if TYPE_CHECKING:
     import pandas as pd

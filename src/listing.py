@@ -1,5 +1,6 @@
-"""What lies in the data's folder, so that a new image or a corrected mask is noticed before anything is read.
+"""What lies in the data's folder, so that a new image or a corrected label is noticed before anything is read.
 
+label_tables(config.data, root)  # (root / "train.csv",)
 list_contents(config.data, root)  # {"data.images": "56 files, 0a1b2c3d4e5f", "data.labels.path": …}
 """
 
@@ -7,10 +8,32 @@ import hashlib
 import re
 from pathlib import Path
 
-from artifacts import TABLES, fingerprint
+from artifacts import fingerprint
 from config import Data
+from errors import UserError
 
+TABLES = (".csv", ".json", ".jsonl")  # files that hold the labels of many images
 FIELD = re.compile(r"\{([A-Za-z_]\w*)\}|(\*+)")  # of a template: see index.py
+
+
+def check_root(root: Path) -> None:
+    """Raises UserError where the data's folder is not there."""
+    if not root.is_dir():
+        raise UserError(f"data.root: no folder {root}; unpack the data there or set data.root to where it is")
+
+
+def label_tables(data: Data, root: Path) -> tuple[Path, ...]:
+    """The tables with labels, which preparing depends on byte by byte. Raises UserError for what is not there."""
+    check_root(root)
+    named = {"data.sample_submission": data.sample_submission} if data.sample_submission else {}
+    if data.labels.kind in ("rle", "points"):
+        named["data.labels.path"] = data.labels.path
+    if data.solution.endswith(TABLES):
+        named["data.solution"] = data.solution
+    for key, path in named.items():
+        if not (root / path).is_file():
+            raise UserError(f"{key}: no file {root / path}; put it there or set {key} to where it is")
+    return tuple(root / path for key, path in named.items() if key != "data.sample_submission")
 
 
 def list_contents(data: Data, root: Path) -> dict[str, str]:

@@ -80,7 +80,7 @@ def report_stage(config: Config, paths: Paths) -> Stage:
     inputs = [paths.scores, paths.postprocess, paths.index, paths.folds, paths.runs / "ensemble" / "manifest.json"]
     inputs += [run / "manifest.json" for run in runs]
     settings = config.model_dump(mode="json")
-    outputs = (paths.report, paths.report.with_name("curves.png"), paths.report.with_name("results.png"))
+    outputs = (paths.report, paths.curves, paths.results)
     return Stage(paths.report.with_name("manifest.json"), settings, tuple(inputs), outputs)
 
 

@@ -181,10 +181,10 @@ def write_ensemble(config: Config, paths: Paths, stage: Stage) -> None:
 
 def submission_stage(config: Config, paths: Paths) -> Stage:
     settings = stage_settings(config, "task", "classes", "submission")
+    inputs = [paths.index, paths.postprocess, paths.scores, paths.runs / "ensemble" / "manifest.json"]
     if sample := sample_file(config, paths):
-        settings["sample"] = fingerprint(sample)
-    inputs = (paths.index, paths.postprocess, paths.scores, paths.runs / "ensemble" / "manifest.json")
-    return Stage(paths.submission.with_suffix(".json"), settings, inputs, outputs=(paths.submission,))
+        inputs.append(sample)
+    return Stage(paths.submission.with_suffix(".json"), settings, tuple(inputs), outputs=(paths.submission,))
 
 
 def read_masks(config: Config, paths: Paths) -> Iterator[tuple[str, "np.ndarray"]]:

@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import TABLES, Paths, Stage, atomic, label_tables, raw_data, stage_settings
+from artifacts import Paths, Stage, atomic, raw_data, stage_settings
 from cli import make_parser, open_config, run_script
 from config import Config
 from disk import locked, remove, sweep
 from errors import UserError
-from listing import list_contents
+from listing import TABLES, label_tables, list_contents
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,6 @@ Predictions are out of fold: by models that never saw the image.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,16 +81,8 @@ def list_machines(config: Config, paths: Paths) -> list[dict[str, Any]]:
     return [one for number, one in enumerate(found) if one and one not in found[:number]]
 
 
-def curve_sheet(paths: Paths) -> Path:
-    return paths.report.with_name("curves.png")
-
-
-def result_sheet(paths: Paths) -> Path:
-    return paths.report.with_name("results.png")
-
-
 def write_curves(paths: Paths, rounds: Sequence[Curves], names: Sequence[str], metric: str) -> None:
-    with atomic(curve_sheet(paths)) as temporary:
+    with atomic(paths.curves) as temporary:
         temporary.write_bytes(draw_curve_sheet(rounds, names, metric))
 
 
@@ -107,7 +98,7 @@ def write_results(config: Config, paths: Paths) -> None:
         for image_id, _, probabilities in read_oof(paths, paths.ensemble("oof"), fold, chosen):
             prediction = to_label(probabilities, config.task, parameters)
             drawn[image_id] = _side_by_side(config, paths, rows[image_id], prediction, points)
-    with atomic(result_sheet(paths)) as temporary:
+    with atomic(paths.results) as temporary:
         temporary.write_bytes(draw_picture_sheet(sorted(drawn.items()), label_palette(config) | {"unknown": UNKNOWN}))
 
 

@@ -78,7 +78,7 @@ def train_stage(config: Config, paths: Paths, round: int, fold: int) -> Stage:
         inputs.append(paths.run(round - 1, fold) / "manifest.json")
     if config.rounds[round].pseudo is not None:
         inputs.append(paths.pseudo(round, fold) / "manifest.json")
-    outputs = (paths.run(round, fold) / "last.pt", paths.run(round, fold) / f"{config.rounds[round].train.select}.pt")
+    outputs = (checkpoint_file(config, paths, round, fold),)
     return Stage(paths.run(round, fold) / "manifest.json", settings, tuple(inputs), outputs)
 
 

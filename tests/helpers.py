@@ -93,6 +93,15 @@ def prepare_data(folder: Path) -> Path:
     return folder
 
 
+def link_workspace(data: Path, folder: Path, **values: Any) -> Path:
+    """A workspace with the same images, prepared by links, and a config of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("raw", "data", "folds"):
+        (folder / name).symlink_to(data / name)
+    write_config(folder, **values)
+    return folder
+
+
 def train_first_fold(folder: Path) -> Path:
     """A workspace in which fold 0 of the first of two rounds is trained and has predicted."""
     make_workspace(folder, rounds=[{}, JOINT], train={"epochs": 1})

@@ -41,7 +41,7 @@ PLAIN = {"arch": "PlainUnet", "weights": "none"}
         ({"train": {"augment": {"scale": [0, 1]}}}, "train.augment.scale.0: "),
         ({"train": {"augment": {"scale": [-1, 1]}}}, "train.augment.scale.0: "),
         ({"train": {"augment": {"scale": [1e-9, 1]}}}, "train.augment.scale.0: "),
-        ({"train": {"augment": {"scale": [1.4, 0.7]}}}, "train.augment.scale: the least zoom, then the most"),
+        ({"train": {"augment": {"scale": [1.4, 0.7]}}}, "train.augment.scale: give the least zoom, then the most"),
         ({"train": {"loss": {"cross_entropy": 0, "dice": 0}}}, "train.loss: with neither cross_entropy nor dice"),
         ({"predict": {"scales": []}}, "predict.scales: "),
         ({"predict": {"scales": [1, 0]}}, "predict.scales.1: "),

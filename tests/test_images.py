@@ -81,7 +81,7 @@ def test_black_is_zero_where_a_tiff_has_white_there(tmp_path: Path, stored: np.n
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), np.uint8(255) * stored[..., None]
                                   if stored.dtype == bool else stored[..., None])  # fmt: skip
     tifffile.imwrite(tmp_path / "a.tif", stored.astype(np.float32), photometric="miniswhite")
-    with pytest.raises(UserError, match=r"a\.tif: .*its 0 is white and its numbers are float32"):
+    with pytest.raises(UserError, match=r"a\.tif: its 0 is white and its numbers are float32"):
         read_image(tmp_path / "a.tif")
 
 
@@ -99,9 +99,9 @@ def test_a_tiff_without_a_word_on_white_has_black_for_0(tmp_path: Path):
 
 
 def test_other_colours_than_red_green_and_blue_are_refused(tmp_path: Path):
-    for kind, channels in (("separated", 4), ("cielab", 3), ("ycbcr", 3)):
+    for kind, channels, said in (("separated", 4, "CMYK"), ("cielab", 3, "CIELAB"), ("ycbcr", 3, "YCBCR")):
         tifffile.imwrite(tmp_path / "a.tif", noise(16, 16, channels), photometric=kind)
-        with pytest.raises(UserError, match=rf"a\.tif: .*its colours are {kind.upper()}; save it as RGB"):
+        with pytest.raises(UserError, match=rf"a\.tif: its colours are {said}; save it as RGB$"):
             read_image(tmp_path / "a.tif", 3)
     smooth = Image.fromarray(np.full((16, 16, 3), (200, 10, 30), np.uint8))
     smooth.save(tmp_path / "a.tif", compression="jpeg")  # YCbCr within, as JPEG is

@@ -226,13 +226,13 @@ def test_strange_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
 
 def test_points_are_drawn_on_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pictures
-    import sheets  # draws points as well, and not through `pictures`
+    import sheets  # noqa: F401 - draws points as well, and not through `pictures`
 
     drawn = []
     monkeypatch.setattr(pictures, "draw_points", lambda *values: drawn.append(len(values[1])) or draw_points(*values))
     text = report(make_run(tmp_path, sparse=True))
     assert drawn == [2] * 9
-    assert sheets.result_sheet(Paths(tmp_path, "x")).is_file()
+    assert Paths(tmp_path, "x").results.is_file()
     assert "10 labelled (points)" in text
 
 

@@ -97,7 +97,7 @@ def test_from_a_config_to_a_submission_and_a_report(tmp_path: Path) -> None:
     assert stamps(folder) == before, "a refusal changes nothing"
 
     deleted = [paths.pseudo(1, 0) / "summary.json", paths.pseudo(1, 1) / "index.csv", paths.ensemble("oof")]
-    deleted += [paths.ensemble("test"), paths.runs / "ensemble" / "weights.json", paths.report.with_name("curves.png")]
+    deleted += [paths.ensemble("test"), paths.runs / "ensemble" / "weights.json", paths.curves]
     for path in deleted:
         remove(path)
     mended = run_sh(folder)

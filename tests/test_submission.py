@@ -127,7 +127,7 @@ def test_another_sample_is_another_submission(tmp_path: Path) -> None:
     write_sample(tmp_path, "binary", IDS)
     run("make_submission", tmp_path)
     write_sample(tmp_path, "binary", IDS[::-1])
-    with pytest.raises(UserError, match=r"made with other settings \(settings\.sample"):
+    with pytest.raises(UserError, match=r"made with other settings \(inputs.*sample_submission\.csv"):
         run("make_submission", tmp_path)
     run("make_submission", tmp_path, "--fresh")
     paths = open_workspace(tmp_path)[1]

@@ -12,6 +12,7 @@ import torch
 from helpers import (
     JOINT,
     leftovers,
+    link_workspace,
     make_workspace,
     open_workspace,
     prepare_data,
@@ -19,7 +20,6 @@ from helpers import (
     run,
     run_and_kill,
     same_tensors,
-    write_config,
 )
 from torch import nn
 
@@ -27,7 +27,6 @@ import engine
 import validation
 from artifacts import load_checkpoint, read_json
 from config import Train
-from errors import UserError
 from images import read_mask
 from members import open_predictor
 from models import build_model
@@ -54,15 +53,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare_data(make_workspace(tmp_path_factory.mktemp("data") / "whole"))
 
 
-def copy_of(data: Path, folder: Path, **values: Any) -> Path:
-    """A workspace with the same images, prepared by links, and a config of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("raw", "data", "folds"):
-        (folder / name).symlink_to(data / name)
-    write_config(folder, **values)
-    return folder
-
-
 def make_job(folder: Path, round: int, moments: list[Any]) -> dict[str, Any]:
     arguments = ["--fold", "0", "--round", str(round)]
     return {"folder": str(folder), "copy_of": "", "script": "train", "arguments": arguments, "moments": moments}
@@ -76,7 +66,7 @@ def killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
         round = len(values.get("rounds", [0])) - 1
         drawn = np.random.default_rng(len(name)).uniform(0.05, 0.6, 4).tolist()
         for kind, moments in (("unbroken", []), ("killed", ["torn rename .*progress.pt", *drawn])):
-            folder = copy_of(data, top / name / kind / "whole", **values)
+            folder = link_workspace(data, top / name / kind / "whole", **values)
             if round:
                 run("train", folder, "--fold", "0")
                 run("predict", folder, "--fold", "0")
@@ -84,7 +74,7 @@ def killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
             jobs.append(make_job(folder, round, moments))
             places[name, kind] = open_workspace(folder)[1].run(round, 0)
     for workers in (1, 2):
-        folder = copy_of(data, top / "workers" / str(workers) / "whole", train={"workers": workers})
+        folder = link_workspace(data, top / "workers" / str(workers) / "whole", train={"workers": workers})
         jobs.append(make_job(folder, 0, []))
     kills = run_and_kill(jobs)[1:-2:2]
     return {
@@ -136,72 +126,6 @@ def test_the_log_says_what_each_source_taught(killed: dict[str, tuple[Path, Path
     assert every_second == [False, True, True], "every second epoch and the last"
 
 
-def test_a_fold_that_is_done_is_skipped(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    folder = copy_of(data, tmp_path, train={"epochs": 1})
-    run("train", folder, "--fold", "1")
-    before = (open_workspace(folder)[1].run(0, 1) / "last.pt").stat().st_mtime_ns
-    capsys.readouterr()
-    run("train", folder, "--fold", "1")
-    assert capsys.readouterr().out == "round 0 fold 1: trained already\n"
-    assert (open_workspace(folder)[1].run(0, 1) / "last.pt").stat().st_mtime_ns == before
-
-
-def test_a_fold_without_its_weights_is_trained_again(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    folder = copy_of(data, tmp_path, train={"epochs": 1})
-    run("train", folder, "--fold", "1")
-    weights = open_workspace(folder)[1].run(0, 1) / "last.pt"
-    before = weights.read_bytes()
-    weights.unlink()
-    run("train", folder, "--fold", "1")
-    assert "already" not in capsys.readouterr().out
-    assert weights.read_bytes() == before
-
-
-def test_other_labels_of_like_classes_are_another_training(tmp_path: Path) -> None:
-    """A table read in the wrong order has as many pixels of each class as in the right one."""
-    labels = {"format": {"columns": {"id": "id", "rle": "rle"}, "order": "F"}}
-    folder = prepare_data(make_workspace(tmp_path / "whole", train={"epochs": 1}, data={"labels": labels}))
-    run("train", folder, "--fold", "0")
-    paths = open_workspace(folder)[1]
-    index, folds = paths.index.read_bytes(), paths.folds.read_bytes()
-    write_config(folder, train={"epochs": 1}, data={"labels": {"format": labels["format"] | {"order": "C"}}})
-    run("prepare", folder, "--fresh")
-    run("make_folds", folder, "--fresh")
-    assert (paths.index.read_bytes(), paths.folds.read_bytes()) == (index, folds), "nothing else tells of it"
-    with pytest.raises(UserError, match=r"round0/fold0: made with other settings \(inputs.*coverage\.csv"):
-        run("train", folder, "--fold", "0")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda rows: [*rows, rows[1]], "is in it twice; keep one row of tiny.csv"),
-        (lambda rows: [*rows, "nobody,,0"], "'nobody' is no labelled image; take its row out"),
-        (lambda rows: [*rows[:-1], rows[-1][:-1] + "2"], "is in none of the folds -1 to 1; give it one of these"),
-    ],
-)
-def test_folds_that_a_person_edited_fit_the_images(
-    data: Path, tmp_path: Path, change: Callable[[list[str]], list[str]], said: str
-) -> None:
-    folder = copy_of(data, tmp_path)
-    paths = open_workspace(folder)[1]
-    rows = paths.folds.read_text().splitlines()
-    (folder / "folds").unlink()
-    (folder / "folds").mkdir()
-    paths.folds.write_text("\n".join(change(rows)) + "\n")
-    with pytest.raises(UserError, match=f"tiny.csv: .*{said}"):
-        run("train", folder, "--fold", "0")
-
-
-@pytest.mark.parametrize(
-    ("key", "said"), [("task=multilabel", "task: 'binary' -> 'multilabel'"), ("classes=[a]", "classes.0: ")]
-)
-def test_data_prepared_for_others_are_refused(data: Path, tmp_path: Path, key: str, said: str) -> None:
-    folder = copy_of(data, tmp_path)
-    with pytest.raises(UserError, match=rf"data/tiny: prepared for others \({said}.*run prepare.py --fresh"):
-        run("train", folder, "--fold", "0", "--set", key)
-
-
 def last_model(folder: Path, fold: int = 0) -> dict[str, torch.Tensor]:
     return load_checkpoint(open_workspace(folder)[1].run(0, fold) / "last.pt")["model"]
 
@@ -215,7 +139,7 @@ def test_accumulated_batches_make_the_step_of_a_whole_one(data: Path, tmp_path: 
     for name, size, parts in (("whole", 8, 1), ("parts", 4, 2), ("half", 4, 1), ("start", 8, 1)):
         settings = {"epochs": 1, "batch_size": size, "accumulate": parts, "ema": 0.0, "schedule": "constant"}
         settings |= {"loss": {"dice": 0.0}, "learning_rate": 1e-12 if name == "start" else 0.002, "weight_decay": 0.0}
-        folder = copy_of(data, tmp_path / name, train=settings, model={"norm": "group"})
+        folder = link_workspace(data, tmp_path / name, train=settings, model={"norm": "group"})
         run("train", folder, "--fold", "0")
         models[name] = last_model(folder)
     moved = distance(models["whole"], models["start"])
@@ -227,13 +151,13 @@ def test_accumulated_batches_make_the_step_of_a_whole_one(data: Path, tmp_path: 
 def test_an_epoch_goes_once_through_the_images_however_they_are_batched(data: Path, tmp_path: Path) -> None:
     for number, (size, parts, steps) in enumerate(((2, 1, 2), (1, 2, 2), (2, 2, 1), (16, 1, 1))):
         settings = {"epochs": 1, "steps_per_epoch": 0, "batch_size": size, "accumulate": parts}
-        folder = copy_of(data, tmp_path / str(number), train=settings, model={"norm": "group"})
+        folder = link_workspace(data, tmp_path / str(number), train=settings, model={"norm": "group"})
         run("train", folder, "--fold", "0")
         assert read_log(open_workspace(folder)[1].run(0, 0))[0]["step"] == steps
 
 
 def test_bf16_trains_too(data: Path, tmp_path: Path) -> None:
-    folder = copy_of(data, tmp_path, train={"epochs": 1, "precision": "bf16"})
+    folder = link_workspace(data, tmp_path, train={"epochs": 1, "precision": "bf16"})
     run("train", folder, "--fold", "0")
     assert all(torch.isfinite(one).all() for one in last_model(folder).values())
     assert {one.dtype for one in last_model(folder).values()} == {torch.float32, torch.int64}
@@ -254,7 +178,9 @@ def test_compiled_steps_end_with_the_same_names_and_weights(
     teacher = {"phase": "joint", "consistency": {"share": 0.5, "threshold": 0.5}}
     models = []
     for compile in (False, True):
-        folder = copy_of(data, tmp_path / str(compile), rounds=[{}, teacher], train={"compile": compile, "epochs": 2})
+        folder = link_workspace(
+            data, tmp_path / str(compile), rounds=[{}, teacher], train={"compile": compile, "epochs": 2}
+        )
         run("train", folder, "--round", "1", "--fold", "0")
         models.append(load_checkpoint(open_workspace(folder)[1].run(1, 0) / "last.pt"))
         assert len(graphs) >= 2 * compile, "the student's and the teacher's"
@@ -268,7 +194,7 @@ def test_a_model_that_cannot_be_compiled_is_told(
         raise FileNotFoundError("no C++ compiler")
 
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=broken))
-    error = fail("train", copy_of(data, tmp_path, train={"compile": True}), "--fold", "0")
+    error = fail("train", link_workspace(data, tmp_path, train={"compile": True}), "--fold", "0")
     assert error.startswith("train.py: train.compile: torch.compile fails here (")
     assert "no C++ compiler" in error
     assert error.endswith("; set train.compile=false\n")
@@ -282,7 +208,7 @@ def test_class_weights_reach_the_loss(data: Path, tmp_path: Path, monkeypatch: p
         return real(logits, target, loss, task, class_weights, average)
 
     monkeypatch.setattr(engine, "segmentation_loss", watched)
-    folder = copy_of(data, tmp_path, train={"epochs": 1, "loss": {"class_weights": "frequency"}})
+    folder = link_workspace(data, tmp_path, train={"epochs": 1, "loss": {"class_weights": "frequency"}})
     run("train", folder, "--fold", "0")
     config, paths = open_workspace(folder)
     ids = read_json(paths.run(0, 0) / "manifest.json")["train_ids"]
@@ -309,7 +235,7 @@ def test_early_stopping_and_the_best_epoch(
 ) -> None:  # fmt: skip
     settings = {"epochs": 5, "steps_per_epoch": 1, "early_stopping": patience, "batch_size": 2}
     # a batch norm would be worked into its convolution, and the weights be others
-    folder = copy_of(data, tmp_path, train=settings | {"select": "best"}, model={"norm": "group"})
+    folder = link_workspace(data, tmp_path, train=settings | {"select": "best"}, model={"norm": "group"})
     score_as(scores, monkeypatch)
     run("train", folder, "--fold", "0")
     config, paths = open_workspace(folder)
@@ -326,7 +252,7 @@ def test_early_stopping_and_the_best_epoch(
 def test_a_later_round_starts_where_the_one_before_ended(data: Path, tmp_path: Path) -> None:
     still = {"train": {"learning_rate": 1e-12, "ema": 0.0, "weight_decay": 0.0, "epochs": 1}}
     rounds = [{}, {"phase": "finetune", "start": "previous"} | still, {"phase": "finetune", "start": "encoder"} | still]
-    folder = copy_of(data, tmp_path, rounds=rounds, model={"norm": "group"})
+    folder = link_workspace(data, tmp_path, rounds=rounds, model={"norm": "group"})
     for number in range(3):
         run("train", folder, "--fold", "0", "--round", str(number))
     first, second, third = (
@@ -387,7 +313,7 @@ def test_steps_and_a_constant() -> None:
 
 def test_a_plateau_lowers_the_rate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"epochs": 6, "steps_per_epoch": 1, "batch_size": 2, "schedule": "plateau", "patience": 1, "gamma": 0.1}
-    folder = copy_of(data, tmp_path, train=settings)
+    folder = link_workspace(data, tmp_path, train=settings)
     score_as([0.5, 0.6, 0.6, 0.5, 0.7, 0.6], monkeypatch)
     run("train", folder, "--fold", "0")
     found = [line["learning_rate"] for line in read_log(open_workspace(folder)[1].run(0, 0))]
