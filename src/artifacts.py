@@ -330,4 +330,6 @@ def load_checkpoint(path: Path, *parts: str) -> dict[str, Any]:
     if not isinstance(state, dict) or (missing := [part for part in parts if part not in state]):
         reason = f"it has no {missing[0]!r}" if isinstance(state, dict) else f"it holds a {type(state).__name__}"
         raise UserError(f"{path}: not a readable checkpoint ({reason}); delete it and train again")
+    if "model" in parts and not (isinstance(state["model"], dict) and state["model"]):
+        raise UserError(f"{path}: not a readable checkpoint (its model has no weights); delete it and train again")
     return state

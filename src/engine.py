@@ -26,6 +26,8 @@ from models import build_model, freeze_norms, make_ema, parameter_groups, update
 from semi import ramp, student_view, teach
 from trouble import WAY_OUT, stop_not_finite, told_too_large
 
+RESTORED = ("model", "ema", "optimizer", "schedule", "scaler", "step")
+
 
 @dataclass
 class Learner:
@@ -68,7 +70,7 @@ class Learner:
             self.ema.compile()  # it teaches
 
     def state(self) -> dict[str, Any]:
-        """Plain tensors and dicts that `restore` takes back."""
+        """Plain tensors and dicts that `restore` takes back, by the names of RESTORED."""
         scaler = self.accelerator.scaler
         return {
             "model": self.plain_model.state_dict(),

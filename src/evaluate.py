@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import PATCHES, Paths, Stage, read_json, stage_settings, write_json
+from artifacts import PATCHES, Paths, Stage, stage_settings, write_json
 from cli import make_parser, open_config, run_script
 from config import Config
 from errors import UserError
+from layouts import Scores, read_checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,7 @@ def main(args: argparse.Namespace) -> None:
         return
     config, paths = open_config(args)
     if args.print:
-        print(format_table(read_json(paths.scores)))
+        print(format_table(read_checked(paths.scores, Scores)))
         return
     stage = evaluate_stage(config, paths)
     with stage.claim(args.fresh) as todo:

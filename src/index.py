@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifacts import Paths, read_json, show_changes, stage_settings
+from artifacts import Paths, show_changes, stage_settings
 from config import Config, Data
 from errors import UserError
 from images import image_size
+from layouts import Manifest, read_checked
 from listing import FIELD, check_root, glob_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("labelled", "unlabelled", "test")
 COLUMNS = ("image_id", "image", "mask", "points", "group", "split", "height", "width")
+PSEUDO_COLUMNS = ("image_id", "mask", "confidence", "kept", "teachers")  # of the pseudo-labels' index.csv
 
 
 @dataclass(frozen=True, slots=True)  # there may be a million
@@ -46,9 +48,7 @@ def read_index(paths: Paths) -> "pd.DataFrame":
     """
     if not paths.index.is_file():
         raise UserError(f"{paths.index}: missing; run python src/prepare.py with this config first")
-    table = read_stage_table(paths.index)
-    if tuple(table.columns) != COLUMNS:
-        raise UserError(f"{paths.index}: its columns are not {', '.join(COLUMNS)}; run prepare.py --fresh")
+    table = read_stage_table(paths.index, COLUMNS)
     for image_id in table["image_id"]:
         if not names_a_file(image_id):
             raise UserError(f"{paths.index}: image_id {image_id!r} leaves its folder; run prepare.py --fresh")
@@ -60,9 +60,9 @@ def read_index(paths: Paths) -> "pd.DataFrame":
 
 def read_folds(paths: Paths) -> "pd.DataFrame":
     """What make_folds.py wrote, or a person edited: image_id, group, fold (-1 is never held out). Raises UserError."""
-    table = read_stage_table(paths.folds, image_id=str, group=str)
-    if list(table.columns) != ["image_id", "group", "fold"] or table["fold"].dtype != "int64":
-        raise UserError(f"{paths.folds}: its columns are not image_id, group and a whole number fold; make them again")
+    table = read_stage_table(paths.folds, ("image_id", "group", "fold"), image_id=str, group=str)
+    if table["fold"].dtype != "int64":
+        raise UserError(f"{paths.folds}: its column fold holds more than whole numbers; make the folds again")
     return table
 
 
@@ -73,13 +73,12 @@ def read_training_folds(config: Config, paths: Paths, index: "pd.DataFrame") -> 
     index's labelled images.
     """
     wanted = stage_settings(config, "task", "classes")
-    made = read_json(paths.data / "manifest.json")["made_from"]["settings"]
-    if shown := show_changes({key: made[key] for key in wanted}, wanted):
+    made = read_checked(paths.data / "manifest.json", Manifest)["made_from"]["settings"]
+    if shown := show_changes({key: made.get(key) for key in wanted}, wanted):
         raise UserError(f"{paths.data}: prepared for others ({shown}); put the setting back, or run prepare.py --fresh")
     folds, labelled = read_folds(paths), set(index.loc[index["split"] == "labelled", "image_id"])
     last = config.folds.count - 1
     faults = {
-        f"is in it twice; keep one row of {paths.folds.name}": folds["image_id"].duplicated(),
         "is no labelled image; take its row out": ~folds["image_id"].isin(labelled),
         f"is in none of the folds -1 to {last}; give it one of these": ~folds["fold"].between(-1, last),
     }
@@ -89,18 +88,29 @@ def read_training_folds(config: Config, paths: Paths, index: "pd.DataFrame") -> 
     return folds
 
 
-def read_stage_table(path: Path, **types: type) -> "pd.DataFrame":
-    """A CSV that a stage wrote; columns are text but those with a type. Raises UserError where it is none."""
+def read_stage_table(path: Path, columns: Sequence[str], **types: type) -> "pd.DataFrame":
+    """A CSV that a stage wrote, a row an image; all is text unless `types` gives the text columns, the rest numbers.
+
+    Raises UserError where it is no such table, lacks one of the `columns` or has an image twice.
+    """
     import pandas as pd
 
     try:
-        return pd.read_csv(path, dtype=types or str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=types or str, keep_default_na=False)
     except FileNotFoundError:
         raise UserError(
             f"{path}: missing; run the stage that writes it first (bash run.sh does all in order)"
         ) from None
     except ValueError as error:
         raise UserError(f"{path}: no table of a stage ({error}); delete it and run its stage again") from None
+    if missing := [name for name in columns if name not in table]:
+        raise UserError(f"{path}: it has no column {missing[0]}; delete it and run its stage again")
+    for name in table if types else ():
+        if name not in types and not pd.api.types.is_numeric_dtype(table[name]):
+            raise UserError(f"{path}: column {name} holds more than numbers; delete it and run its stage again")
+    for image_id in table.loc[table["image_id"].duplicated(), "image_id"]:
+        raise UserError(f"{path}: {image_id!r} is in it twice; keep one row, or delete it and run its stage again")
+    return table
 
 
 def list_images(data: Data, root: Path) -> list[ImageFile]:

@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
 
 def write_folds(config: Config, paths: Paths) -> "pd.DataFrame":
     """Write the folds; returns each labelled image's coverage with its fold."""
-    table, settings = read_coverage(paths), config.folds
+    table, settings = read_coverage(config, paths), config.folds
     if settings.validation is None:
         folds = make_folds(table, settings.count, config.seed, settings.stratify, settings.group)
     else:
@@ -46,12 +46,13 @@ def write_folds(config: Config, paths: Paths) -> "pd.DataFrame":
     return table.merge(folds, on=["image_id", "group"])
 
 
-def read_coverage(paths: Paths) -> "pd.DataFrame":
+def read_coverage(config: Config, paths: Paths) -> "pd.DataFrame":
     """What each labelled image shows, with its group; sorted by image_id."""
     from index import read_index, read_stage_table
+    from labels import coverage_columns
 
     index = read_index(paths)
-    coverage = read_stage_table(paths.coverage, image_id=str, label=str)
+    coverage = read_stage_table(paths.coverage, coverage_columns(config), image_id=str, label=str)
     return coverage.merge(index[index["split"] == "labelled"][["image_id", "group"]], on="image_id", validate="1:1")
 
 

@@ -13,11 +13,12 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, atomic, read_json, stage_settings, write_json
+from artifacts import Paths, Stage, atomic, stage_settings, write_json
 from cli import chosen_folds, make_parser, open_config, run_script
 from config import Config, Pseudo
 from disk import remove
 from errors import UserError
+from layouts import Training, read_checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +68,7 @@ def check_teachers(paths: Paths, rounds: list[int], fold: int) -> list[str]:
     seen: set[str] = set()
     for round in rounds:
         manifest = paths.run(round, fold) / "manifest.json"
-        ids = set(read_json(manifest)["seen_ids"])
+        ids = set(read_checked(manifest, Training)["seen_ids"])
         if leaked := ids & held_out:
             raise UserError(
                 f"{manifest}: this teacher has seen {sorted(leaked)[0]!r}, an image of fold {fold} that its student is "
@@ -83,7 +84,7 @@ def label_pool(config: Config, paths: Paths, round: int, fold: int, rules: Pseud
     import pandas as pd
 
     from dataset import make_records
-    from index import read_index
+    from index import PSEUDO_COLUMNS, read_index
     from points import load_points
     from postprocess import resize_probabilities, starting_parameters
     from pseudo import confidence_histogram, count_agreement, keep_known, label_pixels, quantile_thresholds
@@ -122,7 +123,7 @@ def label_pool(config: Config, paths: Paths, round: int, fold: int, rules: Pseud
                 counts += count_agreement(label, sure, label, config.task, classes)[:, 1] * kept
     if not counts.any():
         raise UserError(f"round {round} fold {fold}: no pseudo-label passes the rules; loosen rounds.{round}.pseudo")
-    index = pd.DataFrame(rows, columns=["image_id", "mask", "confidence", "kept", "teachers"])
+    index = pd.DataFrame(rows, columns=PSEUDO_COLUMNS)
     with atomic(folder / "index.csv") as temporary:
         index.to_csv(temporary, index=False)
 

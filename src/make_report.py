@@ -8,15 +8,15 @@ all of them are escaped. Beside it: curves.png, and results.png with images, lab
 """
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, atomic, fingerprint, read_json, settings_hash
+from artifacts import Paths, Stage, atomic, fingerprint, settings_hash
 from cli import make_parser, open_config, run_script
 from config import IGNORE_INDEX, Config
 from errors import UserError
+from layouts import Postprocessing, Scores, Summary, Weights, read_checked, read_epochs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,7 @@ def write_report(config: Config, paths: Paths) -> None:
     from sheets import write_curves, write_results
 
     page = render(collect(config, paths))
-    names = round_names(read_json(paths.scores))
+    _, names = read_scores(config, paths)
     write_curves(paths, read_curves(read_logs(config, paths)), names, config.metric)
     write_results(config, paths)
     with atomic(paths.report) as temporary:
@@ -67,12 +67,14 @@ def write_report(config: Config, paths: Paths) -> None:
     print(f"{paths.report}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser")
 
 
-def round_names(scores: dict[str, Any]) -> list[str]:
-    """What the table of phases calls each round."""
-    names: dict[int, str] = {}
+def read_scores(config: Config, paths: Paths) -> tuple[dict[str, Any], list[str]]:
+    """The table of phases, and what it calls each round. Raises UserError where it is of other rounds."""
+    scores, names = read_checked(paths.scores, Scores), {}
     for phase in scores["phases"]:
         names.setdefault(phase["round"], phase["name"])
-    return list(names.values())
+    if list(names) != list(range(len(config.rounds))):
+        raise UserError(f"{paths.scores}: its phases are not of the config's rounds; run evaluate.py --fresh")
+    return scores, list(names.values())
 
 
 def report_stage(config: Config, paths: Paths) -> Stage:
@@ -100,8 +102,7 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
     from rules import METRIC_WORDS
     from sheets import list_class_weights, list_machines
 
-    scores, table = read_json(paths.scores), read_table(paths)
-    names = round_names(scores)
+    (scores, names), table = read_scores(config, paths), read_table(paths)
     values = class_colours(config.task, len(config.classes))
     labels = ("background", *config.classes) if config.task in ("binary", "instances") else config.classes
     colours = {name: hex_colour(colour) for name, colour in zip(labels, values, strict=True)}
@@ -127,8 +128,8 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
         "tests": test_pictures(config, paths, table),
         "colours": colours,
         "error_colours": {name: hex_colour(colour) for name, colour in error_colours.items()},
-        "post": read_json(paths.postprocess),
-        "weights": read_json(paths.runs / "ensemble" / "weights.json"),
+        "post": read_checked(paths.postprocess, Postprocessing),
+        "weights": read_checked(paths.runs / "ensemble" / "weights.json", Weights),
         "times": [(names[round], [sum(line["seconds"] for line in log) for log in one]) for round, one in logs.items()],
         "machines": list_machines(config, paths),
         "yaml": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -167,12 +168,7 @@ def read_logs(config: Config, paths: Paths) -> dict[int, list[list[dict[str, Any
     logs: dict[int, list[list[dict[str, Any]]]] = {}
     for round in range(len(config.rounds)):
         for fold in range(config.folds.count):
-            path = paths.run(round, fold) / "log.jsonl"
-            try:
-                lines = path.read_text(encoding="utf-8").splitlines()
-                logs.setdefault(round, []).append([json.loads(line) for line in lines if line])
-            except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise UserError(f"{path}: no readable log ({error}); train.py --fresh makes it again") from None
+            logs.setdefault(round, []).append(read_epochs(paths.run(round, fold) / "log.jsonl"))
     return logs
 
 
@@ -198,15 +194,15 @@ def curves(config: Config, logs: dict[int, list[list[dict[str, Any]]]], names: l
 
 def pseudo_round(config: Config, paths: Paths, table: Table, round: int, name: str) -> dict[str, Any]:
     """What each student of a round was given, and pictures of the surest, the middle and the least sure kept image."""
-    from index import read_stage_table
+    from index import PSEUDO_COLUMNS, read_stage_table
     from sheets import spread
 
     rows = []
     for fold in range(config.folds.count):
-        summary = read_json(paths.pseudo(round, fold) / "summary.json")
+        summary = read_checked(paths.pseudo(round, fold) / "summary.json", Summary)
         leaked = sum(table.folds.get(image_id) == fold for image_id in summary["seen_ids"])
         rows.append(summary | {"fold": fold, "seen": len(summary["seen_ids"]), "leaked": leaked})
-    index = read_stage_table(paths.pseudo(round, 0) / "index.csv")
+    index = read_stage_table(paths.pseudo(round, 0) / "index.csv", PSEUDO_COLUMNS)
     kept = index[index["kept"] == "1"].to_dict("records")
     kept.sort(key=lambda row: (-float(row["confidence"]), row["image_id"]))
     chosen = spread(kept, SHOWN)

@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, code_revision, fingerprint, read_json, sample_file, settings_hash, stage_settings
+from artifacts import Paths, Stage, code_revision, fingerprint, sample_file, settings_hash, stage_settings
 from cli import make_parser, open_config, run_script
 from config import ArchiveFormat, Config, TableFormat
 from errors import UserError
+from layouts import Scores, read_checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,7 +166,7 @@ def write_ensemble(config: Config, paths: Paths, stage: Stage) -> None:
     rows = write_submission(
         paths.submission, find_format(config.submission), config.classes, config.task, read_masks(config, paths), sample
     )
-    scores = read_json(paths.scores)
+    scores = read_checked(paths.scores, Scores)
     used = [phase for phase in scores["phases"] if phase.get("used", True)][-1]
     stage.finish(
         config=config.name,

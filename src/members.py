@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifacts import Paths, load_checkpoint, read_json, show_changes, stage_settings
+from artifacts import Paths, load_checkpoint, show_changes, stage_settings
 from cli import tell
 from config import Config
 from errors import UserError
+from layouts import Manifest, Weights, read_checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,8 +53,8 @@ def open_predictor(config: Config, paths: Paths, round: int, fold: int, tta: boo
 def check_training(config: Config, folder: Path) -> None:
     """Raises UserError, with the difference, where a fold was trained for other images or classes or another model."""
     wanted = stage_settings(config, "task", "classes", "image", "model")
-    trained = read_json(folder / "manifest.json")["made_from"]["settings"]
-    if shown := show_changes({key: trained[key] for key in wanted}, wanted):
+    trained = read_checked(folder / "manifest.json", Manifest)["made_from"]["settings"]
+    if shown := show_changes({key: trained.get(key) for key in wanted}, wanted):
         raise UserError(f"{folder}: trained with other settings ({shown}); put them back, or train with --fresh")
 
 
@@ -135,7 +136,7 @@ def write_blend(config: Config, members: Iterable[Path], weights: "Sequence[floa
 def read_weights(config: Config, paths: Paths) -> list[float]:
     """The fitted weight of each round that takes part. Raises UserError where ensemble.py has not run for them."""
     path, rounds = paths.runs / "ensemble" / "weights.json", member_rounds(config)
-    weights = read_json(path)["weights"]
+    weights = read_checked(path, Weights)["weights"]
     if list(weights) != [f"round {round}" for round in rounds]:
         raise UserError(f"{path}: weights of {', '.join(weights)}, not of the config's rounds; run ensemble.py again")
     return list(weights.values())

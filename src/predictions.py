@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from artifacts import Paths, read_json
+from artifacts import Paths
 from config import Config
 from errors import UserError
 from images import read_mask
 from index import read_folds, read_index
+from layouts import Postprocessing, read_checked
 from points import load_points, points_by_image, rasterise
 from postprocess import Parameters, resize_probabilities
 from scoring import dense_truth, hidden_truth
@@ -29,14 +31,17 @@ Scored = tuple[str, np.ndarray, np.ndarray]  # image_id, truth, probabilities
 
 def load_parameters(paths: Paths) -> Parameters:
     """What evaluate.py chose for the final masks. Raises UserError where it has not run, or in another version."""
-    said = read_json(paths.postprocess)
-    values = said.get("parameters") if isinstance(said, dict) else None
-    odd = values.keys() - {one.name for one in fields(Parameters)} if isinstance(values, dict) else {"parameters"}
+    values = read_checked(paths.postprocess, Postprocessing)["parameters"]
+    odd = values.keys() - {one.name for one in fields(Parameters)}
+    try:
+        parameters = TypeAdapter(Parameters).validate_python(values)
+    except ValidationError as error:
+        odd |= {str(fault["loc"][0]) for fault in error.errors()}
     if odd:
         raise UserError(
             f"{paths.postprocess}: not what masks are made with now ({', '.join(sorted(odd))}); run evaluate.py --fresh"
         )
-    return Parameters(**{key: tuple(one) if isinstance(one, list) else one for key, one in values.items()})
+    return parameters
 
 
 def judged_by_masks(config: Config) -> bool:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from artifacts import Paths, atomic, read_json
+from artifacts import Paths, atomic
 from config import Config
 from images import read_image, read_mask, resize_label
 from index import read_folds, read_index
 from labels import label_names, name_encoding
+from layouts import Training, read_checked
 from pictures import (
     Colour,
     Curves,
@@ -68,7 +69,8 @@ def list_class_weights(config: Config, paths: Paths, names: list[str]) -> list[t
     """The class weights of each round that has some: the mean over its folds."""
     found = []
     for round, name in enumerate(names):
-        manifests = [read_json(paths.run(round, fold) / "manifest.json") for fold in range(config.folds.count)]
+        places = [paths.run(round, fold) for fold in range(config.folds.count)]
+        manifests = [read_checked(place / "manifest.json", Training) for place in places]
         if folds := [one["class_weights"] for one in manifests if one.get("class_weights")]:
             found.append((name, {key: sum(one[key] for one in folds) / len(folds) for key in folds[0]}))
     return found
@@ -77,7 +79,7 @@ def list_class_weights(config: Config, paths: Paths, names: list[str]) -> list[t
 def list_machines(config: Config, paths: Paths) -> list[dict[str, Any]]:
     """The different machines that the folds were trained on, each as its manifest says."""
     places = [paths.run(round, fold) for round in range(len(config.rounds)) for fold in range(config.folds.count)]
-    found = [read_json(place / "manifest.json").get("machine") for place in places]
+    found = [read_checked(place / "manifest.json", Training).get("machine") for place in places]
     return [one for number, one in enumerate(found) if one and one not in found[:number]]
 
 

@@ -16,11 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifacts import Paths, atomic, fingerprint, read_json, sample_file
+from artifacts import Paths, atomic, fingerprint, sample_file
 from cli import make_parser, open_config, run_script
 from config import Config
 from disk import locked
 from errors import UserError
+from layouts import Submitted, read_checked
 
 if TYPE_CHECKING:
     from kaggle_site import Submission
@@ -65,7 +66,7 @@ def check_file(config: Config, paths: Paths) -> Row:
     from formats import find_format, validate_submission
     from index import read_index
 
-    said = read_json(paths.submission.with_suffix(".json"))
+    said = read_checked(paths.submission.with_suffix(".json"), Submitted)
     if not paths.submission.is_file():
         raise UserError(f"{paths.submission}: missing; run make_submission.py first")
     sha256 = fingerprint(paths.submission)

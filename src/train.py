@@ -22,7 +22,6 @@ from artifacts import (
     Stage,
     atomic,
     load_checkpoint,
-    read_json,
     save_checkpoint,
     stage_settings,
     write_config,
@@ -32,6 +31,7 @@ from config import Config
 from disk import remove
 from errors import UserError
 from lanes import run_folds
+from layouts import Summary, Training, read_checked
 from members import checkpoint_file
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def gather_records(
     counts = split_batch(config, round)
     sources = [Source("labelled", make_records(training, points), counts["labelled"])]
     if one.start == "previous":
-        seen |= set(read_json(paths.run(round - 1, fold) / "manifest.json")["seen_ids"])
+        seen |= set(read_checked(paths.run(round - 1, fold) / "manifest.json", Training)["seen_ids"])
     if one.pseudo is not None:
         records, teachers_saw = pseudo_records(paths, round, fold, table, one.pseudo.labels == "soft")
         # a training image's own pseudo-label; one of the fold itself is a leak
@@ -247,10 +247,10 @@ def round_half_up(value: float) -> int:
 def pseudo_records(paths: Paths, round: int, fold: int, table: Any, soft: bool) -> tuple[list["Record"], set[str]]:
     """The kept pseudo-labelled images of a fold, and the labelled ids its teachers have seen."""
     from dataset import Record
-    from index import read_stage_table
+    from index import PSEUDO_COLUMNS, read_stage_table
 
     folder = paths.pseudo(round, fold)
-    made = read_stage_table(folder / "index.csv")
+    made = read_stage_table(folder / "index.csv", PSEUDO_COLUMNS)
     made = made[made["kept"] == "1"]
     kept = table[table["image_id"].isin(set(made["image_id"]))]
     files = kept[["image", "height", "width"]].itertuples(index=False, name=None)
@@ -258,7 +258,7 @@ def pseudo_records(paths: Paths, round: int, fold: int, table: Any, soft: bool) 
     for image_id, label in zip(made["image_id"], made["mask"], strict=True):
         image, *size = rows[image_id]
         records.append(Record(image_id, image, tuple(size), **({"soft": label} if soft else {"mask": label})))
-    return records, set(read_json(folder / "summary.json")["seen_ids"])
+    return records, set(read_checked(folder / "summary.json", Summary)["seen_ids"])
 
 
 def open_learner(
@@ -267,13 +267,13 @@ def open_learner(
     """A learner, the epoch it stands at, and its log so far: fresh, or as an interrupted run left it."""
     import torch
 
-    from engine import make_learner
+    from engine import RESTORED, make_learner
     from runtime import derive_seed
 
     torch.manual_seed(derive_seed(config.seed, "weights", round, fold))
     one, start = config.rounds[round], None
     progress = paths.run(round, fold) / "progress.pt"
-    state = load_checkpoint(progress, "model", "epoch", "log") if progress.is_file() else None
+    state = load_checkpoint(progress, *RESTORED, "epoch", "log") if progress.is_file() else None
     if one.start == "previous" and state is None:
         start = load_checkpoint(checkpoint_file(config, paths, round - 1, fold), "model")["model"]
     elif state is not None:

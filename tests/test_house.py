@@ -18,7 +18,8 @@ FLOORS = (
     "records competitions digits runs settings disk",
     "rle instances losses metrics runtime strata tables terrain districts unet decoders depthwise norms upsampling",
     "artifacts matching surfaces",
-    "cli stages listing images detections stores transforms augmentations scenes microct rules zips kaggle_site",
+    "cli layouts stages listing images detections stores transforms augmentations scenes microct rules zips "
+    "kaggle_site",
     "lanes faults archives index labels points models inference postprocess scoring strips",
     "formats fitting pseudo predictions pictures answers",
     "dataset semi folders contests sheets trouble",

@@ -181,7 +181,7 @@ def test_read_index_tells_what_is_wrong(tmp_path: Path):
         read_index(paths)
     paths.data.mkdir(parents=True)
     paths.index.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"index\.csv: its columns are not image_id, image"):
+    with pytest.raises(UserError, match=r"index\.csv: it has no column image_id; delete it and run its stage again"):
         read_index(paths)
 
 

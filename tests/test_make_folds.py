@@ -205,7 +205,7 @@ def test_the_script(tmp_path: Path, capsys: pytest.CaptureFixture):
     pool = index.head(1).assign(image_id="pool", split="unlabelled")
     columns = ["image_id", "image", "mask", "points", "group", "split", "height", "width"]
     pd.concat([index, pool])[columns].to_csv(paths.index, index=False)
-    table.drop(columns="group").to_csv(paths.data / "coverage.csv", index=False)
+    table.drop(columns="group").assign(label="").to_csv(paths.data / "coverage.csv", index=False)
     config = {"name": "x", "task": "multiclass", "classes": list("abc"), "folds": {"count": 3}}
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
     arguments = ["--config", str(tmp_path / "x.yaml"), "--workspace", str(tmp_path)]

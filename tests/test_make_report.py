@@ -123,7 +123,8 @@ def make_run(folder: Path, task: str = "binary", sparse: bool = False) -> list[s
     for fold in range(2):
         for round in range(2):
             machine = {"processor": f"{HOSTILE} {fold}", "threads": 2, "torch": "9.9"}
-            write_json(paths.run(round, fold) / "manifest.json", {"machine": machine} if round else {})
+            made = {"made_from": {"settings": {}}, "seen_ids": ids["labelled"][1 - fold :: 2]}
+            write_json(paths.run(round, fold) / "manifest.json", made | ({"machine": machine} if round else {}))
             log = [{"epoch": n, "step": 10 * n, "loss": 1 / (1 + n + fold), "seconds": 45.0} for n in range(5)]
             log[-1] |= {"score": 0.5 + 0.1 * fold}
             (paths.run(round, fold) / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
@@ -161,7 +162,7 @@ def write_scores(paths: Paths, metric: str, classes: tuple[str, ...]) -> None:
         hidden = {metric: oof - 0.05}
         scores = {metric: oof} | {f"iou {one}": float("nan") for one in classes}
         row = {"name": name, "round": round, "oof": oof, "folds": [oof - 0.1, oof + 0.1], "hidden": hidden[metric]}
-        phases.append(row | {"oof_scores": scores, "hidden_scores": hidden})
+        phases.append(row | {"other": None, "oof_scores": scores, "hidden_scores": hidden})
     phases[-1]["used"] = False
     write_json(paths.scores, {"metric": metric, "task": "", "hidden": "test", "judges": [], "phases": phases})
     parameters = {"thresholds": [0.5] * len(classes), "min_areas": [0] * len(classes), "class_scales": []}

@@ -54,7 +54,7 @@ def test_other_labels_of_like_classes_are_another_training(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda rows: [*rows, rows[1]], "is in it twice; keep one row of tiny.csv"),
+        (lambda rows: [*rows, rows[1]], "is in it twice; keep one row, or delete it"),
         (lambda rows: [*rows, "nobody,,0"], "'nobody' is no labelled image; take its row out"),
         (lambda rows: [*rows[:-1], rows[-1][:-1] + "2"], "is in none of the folds -1 to 1; give it one of these"),
     ],
