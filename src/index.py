@@ -105,7 +105,7 @@ def read_stage_table(path: Path, columns: Sequence[str], **types: type) -> "pd.D
         raise UserError(f"{path}: no table of a stage ({error}); delete it and run its stage again") from None
     if missing := [name for name in columns if name not in table]:
         raise UserError(f"{path}: it has no column {missing[0]}; delete it and run its stage again")
-    for name in table if types else ():
+    for name in table if types and len(table) else ():
         if name not in types and not pd.api.types.is_numeric_dtype(table[name]):
             raise UserError(f"{path}: column {name} holds more than numbers; delete it and run its stage again")
     for image_id in table.loc[table["image_id"].duplicated(), "image_id"]:

@@ -66,10 +66,11 @@ def fabricate(folder: Path, task: str) -> tuple[Paths, dict[str, np.ndarray]]:
     write_json(paths.runs / "ensemble" / "manifest.json", {})
     count = len(config.classes)
     parameters = {"thresholds": [0.5] * count, "min_areas": [0] * count}
-    write_json(paths.postprocess, {"parameters": parameters})
-    phases = [{"name": "supervised", "oof": 0.5, "folds": [0.4, 0.6]}]
-    phases.append({"name": "+ fitted thresholds", "oof": 0.4, "folds": [0.3, 0.5], "used": False})
-    write_json(paths.scores, {"metric": config.metric, "phases": phases})
+    write_json(paths.postprocess, {"fitted": False, "parameters": parameters})
+    phase = {"round": 0, "hidden": None, "other": None, "oof_scores": {}, "hidden_scores": {}}
+    phases = [phase | {"name": "supervised", "oof": 0.5, "folds": [0.4, 0.6]}]
+    phases.append(phase | {"name": "+ fitted thresholds", "oof": 0.4, "folds": [0.3, 0.5], "used": False})
+    write_json(paths.scores, {"metric": config.metric, "hidden": "test", "judges": [], "phases": phases})
     return paths, answers
 
 
@@ -165,17 +166,16 @@ def test_what_is_missing_is_named(
 @pytest.mark.parametrize(
     ("values", "odd"),
     [
-        ({"parameters": {"thresholds": [0.5], "marker_threshold": 0.5}}, "marker_threshold"),
-        ({}, "parameters"),
-        ([1], "parameters"),
+        ({"thresholds": [0.5], "marker_threshold": 0.5}, "marker_threshold"),
+        ({"thresholds": 0.5, "neck": "deep"}, "neck, thresholds"),
     ],
 )
 def test_parameters_of_another_version_are_told(
-    tmp_path: Path, values: object, odd: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, values: dict[str, Any], odd: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     paths, _ = fabricate(tmp_path, "binary")
     write_sample(tmp_path, "binary", IDS)
-    write_json(paths.postprocess, values)
+    write_json(paths.postprocess, {"fitted": False, "parameters": values})
     said = fail("make_submission", tmp_path, monkeypatch=monkeypatch, capsys=capsys)
     assert f"postprocess.json: not what masks are made with now ({odd}); run evaluate.py --fresh" in said
 
