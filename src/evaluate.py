@@ -11,7 +11,6 @@ scored with what was fitted on the others. Hidden labels, where the data has any
 """
 
 import argparse
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -211,18 +210,13 @@ def fit(config: Config, paths: Paths) -> "Fitted":
 def score_phases(config: Config, paths: Paths, phases: list[Phase]) -> list[dict[str, Any]]:
     """A row a phase: its pooled out-of-fold scores, those of each fold, the mean of its stores' hidden scores, and what
     the other judge says out of fold."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
+    from children import call_beside
 
     jobs: list[tuple[Part, ...]] = []
     for phase in phases:
         jobs += [phase.oof, *((part,) for part in phase.oof), *((part,) for part in phase.hidden)]
         jobs += [tuple(replace(part, dense=not part.dense) for part in phase.oof)] if judges(config) else []
-    # a forked child would wait for ever on locks that torch holds in its parent
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=spawn) as pool:
-        answers = list(pool.map(score_parts, *zip(*((config, paths, job) for job in jobs), strict=True)))
-    scores, rows = iter(answers), []
+    scores, rows = iter(call_beside(score_parts, [(config, paths, job) for job in jobs])), []
     for phase in phases:
         pooled, folds = next(scores), [next(scores) for _ in phase.oof]
         hidden = [answer for answer in (next(scores) for _ in phase.hidden) if answer]

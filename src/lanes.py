@@ -8,7 +8,6 @@ same bytes. OMP_NUM_THREADS says how many cores there are to share.
 """
 
 import argparse
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -16,12 +15,12 @@ import sys
 from collections.abc import Callable
 from functools import partialmethod
 
+from children import end_with_parent
 from cli import guard
 from errors import UserError
 from memory import memory_size
 
 ROOM = 6 * 10**9  # bytes of memory for each fold on a processor
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def run_folds(args: argparse.Namespace, count: int, todo: list[int], work: Callable[[int], None]) -> None:
@@ -79,7 +78,7 @@ def _enter(args: argparse.Namespace, work: Callable[[int], None], fold: int, lan
     import torch
     from tqdm import tqdm
 
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if torch.cuda.is_available():
         torch.cuda.set_device(lane)
     torch.set_num_threads(max(1, torch.get_num_threads() // lanes))

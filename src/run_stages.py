@@ -20,11 +20,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from children import end_with_parent
 from cli import make_parser, open_config, run_script
 from stages import list_stages, stage_work, time_left
 
 SRC = Path(__file__).resolve().parent
 FORKS = sys.platform == "linux"  # elsewhere a process that has loaded its libraries cannot be forked safely
+PATIENCE = 10.0  # seconds that a stage has to end in order
 USED = (
     "accelerate",
     "albumentations",
@@ -102,13 +104,15 @@ def run_stage(script: str, arguments: list[str], load_ahead: bool = False) -> in
             load_libraries(wanted=stage.is_alive)
         stage.join()
     except KeyboardInterrupt:
-        stage.join()  # it got the signal too and ends in order
+        stage.join(PATIENCE)  # a terminal's Ctrl-C goes to it too, and it ends in order
+        stage.terminate()
         raise
     return 128 - stage.exitcode if stage.exitcode < 0 else stage.exitcode
 
 
 def enter(script: str, arguments: list[str]) -> None:
-    """Become the command `python SCRIPT ARGUMENTS`."""
+    """Become the command `python SCRIPT ARGUMENTS`, gone when run_stages.py is."""
+    end_with_parent()
     sys.argv = [str(SRC / script), *arguments]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

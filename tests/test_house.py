@@ -15,7 +15,7 @@ SRC = TOP / "src"
 FLOORS = (
     "errors memory yamls",
     "config",
-    "records competitions digits runs settings disk",
+    "records competitions digits runs settings disk children",
     "rle instances losses metrics runtime strata tables terrain districts unet decoders depthwise norms upsampling",
     "artifacts matching surfaces",
     "cli layouts stages listing images detections stores transforms augmentations scenes microct rules zips "
