@@ -11,15 +11,16 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from errors import UserError
 
-ELSEWHERE = "choose another --workspace"
+ELSEWHERE = "choose another place"
 REFUSALS = {
     errno.ENOSPC: "the disk is full; free some space and start again",
     errno.EDQUOT: "the disk quota is used up; free some space and start again",
@@ -30,6 +31,7 @@ REFUSALS = {
     errno.ENAMETOOLONG: "its name is too long for this disk; make the image's id shorter",
     errno.ENOTDIR: f"a file stands where a folder should be; {ELSEWHERE}",
 }
+SCRATCH, SCRATCH_LOCK = "fewmask-", ".in-use"
 VANISHED = "its folder vanished while it was written; start again, and leave the folder where it is"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -67,6 +69,32 @@ def sweep(path: Path, stem: str | None = None) -> None:
     """
     for left in path.parent.glob(f".{stem or glob.escape(path.stem)}.tmp*"):
         remove(left)
+
+
+@contextmanager
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A folder below `parent`, or the system's own for temporary files, that goes when the block ends.
+
+    What killed processes left there goes first.
+    """
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    for left in parent.glob(f"{SCRATCH}*/{SCRATCH_LOCK}"):
+        if _is_free(left):
+            shutil.rmtree(left.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=parent) as name, (Path(name) / SCRATCH_LOCK).open("w") as lock:
+        with suppress(OSError):  # without locks nothing is ever found free
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield Path(name)
+
+
+def _is_free(lock: Path) -> bool:
+    """Whether a lock file's process is gone. One that is a moment old may be about to be locked."""
+    try:
+        with lock.open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return time.time() - lock.stat().st_mtime > 60.0
+    except OSError:
+        return False
 
 
 def lock_file(path: Path) -> Path:

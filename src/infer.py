@@ -8,19 +8,22 @@ NAME_overlay.png, and a GeoTIFF becomes NAME_mask.tif too, of classes, with its 
 the images that data.test names below data.root, and the sample submission if there is one; no image at all is fine:
 then the file has a header, and the sample's rows with empty masks.
 
+A mask or overlay that is there already stays as it is, whoever made it; --fresh makes it again.
+
 Needs no labels, no index and no folds: only the fold checkpoints, the blend's weights and the fitted postprocessing in
 the workspace.
 """
 
 import argparse
+import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts import Paths, raw_data, sample_file
 from cli import make_parser, open_config, run_script
 from config import Config
+from disk import scratch_folder
 from errors import UserError
 from settings import load_config
 
@@ -45,8 +48,13 @@ def main(args: argparse.Namespace) -> None:
             raise UserError("--masks and --overlay go with --images DIR; without it a submission is written")
         infer(config, paths, args.output, args.scratch)
         return
-    output = args.masks or args.images.with_name(f"{args.images.name}_masks")
-    label_folder(config, paths, args.images, output, overlay=args.overlay, scratch=args.scratch)
+    if args.masks is None:
+        named = Path(os.path.abspath(args.images))  # "." has no name
+        if not named.name:
+            raise UserError(f"--images {args.images}: say with --masks where their masks go")
+        args.masks = named.with_name(f"{named.name}_masks")
+    choices = {"overlay": args.overlay, "fresh": args.fresh, "scratch": args.scratch}
+    label_folder(config, paths, args.images, args.masks, **choices)
 
 
 def infer_bundle(bundle: Path, root: Path, output: Path) -> int:
@@ -69,19 +77,27 @@ def infer(config: Config, paths: Paths, output: Path, scratch: Path | None = Non
     if not images:
         print(f"no image matches {config.data.test} below {root}: every mask is empty", file=sys.stderr)
     sample = sample_file(config, paths)
-    with tempfile.TemporaryDirectory(prefix="fewmask-", dir=scratch) as folder:
-        labels = label_images(config, paths, images, Path(folder))
+    with scratch_folder(scratch) as folder:
+        labels = label_images(config, paths, images, folder)
         rows = write_submission(output, find_format(config.submission), config.classes, config.task, labels, sample)
     print(f"{output}: {rows} rows of {len(images)} images")
     return len(images)
 
 
 def label_folder(
-    config: Config, paths: Paths, folder: Path, output: Path, *, overlay: bool = False, scratch: Path | None = None
+    config: Config,
+    paths: Paths,
+    folder: Path,
+    output: Path,
+    *,
+    overlay: bool = False,
+    fresh: bool = False,
+    scratch: Path | None = None,
 ) -> int:
-    """Write the mask of every picture of a folder; returns their number. Raises UserError.
+    """Write the mask of every picture of a folder that has none, or with `fresh` of all; returns their number.
 
-    Works through them `AT_ONCE` at a time, so that neither memory nor `scratch` grows with their number.
+    Works through them `AT_ONCE` at a time, so that neither memory nor `scratch` grows with their number. Raises
+    UserError.
     """
     from tqdm import tqdm
 
@@ -92,15 +108,21 @@ def label_folder(
     images = list_pictures(folder)
     if output.resolve() == folder.resolve():
         raise UserError(f"--masks {output}: the images lie there; name another folder")
-    with tqdm(total=len(images), desc="masks", dynamic_ncols=True) as progress:
-        for start in range(0, len(images), AT_ONCE):
-            with tempfile.TemporaryDirectory(prefix="fewmask-", dir=scratch) as place:
-                some = images[start : start + AT_ONCE]
-                for image, (_, bands) in zip(some, label_bands(config, paths, some, Path(place)), strict=True):
-                    write_label(config, image, bands, output, overlay)
+    wanted = [(image, list_outputs(image, output, overlay)) for image in images]
+    if not fresh:
+        wanted = [(image, {kind: path for kind, path in one.items() if not path.exists()}) for image, one in wanted]
+    todo = [(image, one) for image, one in wanted if one]
+    with tqdm(total=len(todo), desc="masks", dynamic_ncols=True) as progress:
+        for start in range(0, len(todo), AT_ONCE):
+            with scratch_folder(scratch) as place:
+                some = todo[start : start + AT_ONCE]
+                labels = label_bands(config, paths, [image for image, _ in some], place)
+                for (image, outputs), (_, bands) in zip(some, labels, strict=True):
+                    write_label(config, image, bands, outputs)
                     progress.update()
-    print(f"{output}: masks of {len(images)} images")
-    return len(images)
+    there = len(images) - len(todo)
+    print(f"{output}: masks of {len(todo)} images" + f"; {there} were there (--fresh makes them again)" * bool(there))
+    return len(todo)
 
 
 def list_pictures(folder: Path) -> "list[ImageFile]":
@@ -121,8 +143,23 @@ def list_pictures(folder: Path) -> "list[ImageFile]":
     return [ImageFile(path.name, path, {}, "", "test", image_size(path)) for path in found]
 
 
+def list_outputs(image: "ImageFile", output: Path, overlay: bool) -> dict[str, Path]:
+    """What is made of a picture: its mask, an overlay where one is asked for, and a GeoTIFF of a GeoTIFF."""
+    from images import read_geo_tags
+
+    path, height, width = image.path, *image.size
+    outputs = {"mask": output / f"{path.stem}_mask.png"}
+    if read_geo_tags(path):
+        outputs["geotiff"] = output / f"{path.stem}_mask.tif"
+    if overlay and height * width > LARGEST_OVERLAY:
+        print(f"{path}: too large for an overlay; only its mask is written", file=sys.stderr)
+    elif overlay:
+        outputs["overlay"] = output / f"{path.stem}_overlay.png"
+    return outputs
+
+
 def write_label(
-    config: Config, image: "ImageFile", bands: "Callable[[], Iterator[np.ndarray]]", output: Path, overlay: bool
+    config: Config, image: "ImageFile", bands: "Callable[[], Iterator[np.ndarray]]", outputs: dict[str, Path]
 ) -> None:
     import numpy as np
 
@@ -135,15 +172,14 @@ def write_label(
     black_and_white = config.task == "binary" and name_encoding(config).data.labels.encoding != "palette"
     colours = [(0, 0, 0), (255, 255, 255)] if black_and_white else list(label_palette(config).values())
     path, size = image.path, image.size
-    write_picture_bands(output / f"{path.stem}_mask.png", size, (paint_label(band, colours) for band in bands()))
-    if tags := read_geo_tags(path):
-        write_class_tiff_bands(output / f"{path.stem}_mask.tif", size, bands(), colours, tags)
-    if overlay and size[0] * size[1] > LARGEST_OVERLAY:
-        print(f"{path}: too large for an overlay; its mask is written", file=sys.stderr)
-    elif overlay:
+    if "mask" in outputs:
+        write_picture_bands(outputs["mask"], size, (paint_label(band, colours) for band in bands()))
+    if "geotiff" in outputs:
+        write_class_tiff_bands(outputs["geotiff"], size, bands(), colours, read_geo_tags(path))
+    if "overlay" in outputs:
         painted = paint_label(np.concatenate([*bands()]), colours)
         shown = brighten(read_image(path, config.image.channels))
-        write_picture(output / f"{path.stem}_overlay.png", (shown // 2 + painted // 2).astype(shown.dtype))
+        write_picture(outputs["overlay"], (shown // 2 + painted // 2).astype(shown.dtype))
 
 
 def make_infer_parser() -> argparse.ArgumentParser:

@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -35,7 +34,7 @@ from artifacts import (
 )
 from cli import make_parser, open_config, run_script
 from config import Config
-from disk import locked
+from disk import locked, scratch_folder
 from errors import UserError
 from members import check_training, checkpoint_file, member_rounds, read_weights
 
@@ -162,9 +161,9 @@ def measure(config: Config, paths: Paths) -> Timing:
         raise UserError(f"{paths.index}: no image to measure the time with; run prepare.py with the data")
     spent = []
     for some in (images[:1], [], images):  # the first only warms up
-        with tempfile.TemporaryDirectory(prefix="fewmask-") as scratch:
+        with scratch_folder() as scratch:
             start = time.perf_counter()
-            for _ in label_images(config, paths, some, Path(scratch)):
+            for _ in label_images(config, paths, some, scratch):
                 pass
             spent.append(time.perf_counter() - start)
     return Timing(spent[1], max(0.0, spent[2] - spent[1]) / len(images), str(best_device()))

@@ -187,6 +187,7 @@ def test_a_mistake_in_a_command_is_told(
         (("--overlay",), "--masks and --overlay go with --images"),
         (("--masks", "out"), "--masks and --overlay go with --images"),
         (("--images", "nowhere"), "--images nowhere: no such folder"),
+        (("--images", "/"), "--images /: say with --masks where"),
     ],
 )
 def test_a_mistake_in_a_command_of_infer_is_told(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -5,16 +5,17 @@ import fcntl
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import held
+from helpers import SRC, held
 
 from artifacts import Stage, atomic
-from disk import lock_file, locked, told
+from disk import SCRATCH_LOCK, lock_file, locked, scratch_folder, told
 from errors import UserError
 
 
@@ -141,3 +142,30 @@ def test_a_folder_that_vanishes_while_it_is_written(tmp_path: Path, kind: str) -
 def test_a_file_that_is_missing_elsewhere_is_no_vanished_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), told(tmp_path / "table.csv"):
         (tmp_path / "other.csv").read_text()
+
+
+def test_what_a_killed_process_left_in_its_scratch_folder_goes(tmp_path: Path) -> None:
+    """A folder in use stays, and so does one that no process of ours made, or that may be about to be locked."""
+    code = "import sys, time, disk, pathlib\nwith disk.scratch_folder(pathlib.Path(sys.argv[1])) as place:\n"
+    code += "    (place / 'big').touch()\n    print(place, flush=True)\n    time.sleep(60)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(SRC)})
+        for _ in range(2)
+    ]
+    folders = [Path(one.stdout.readline().strip()) for one in running]
+    (tmp_path / "fewmask-own").mkdir()
+    try:
+        running[0].kill()
+        running[0].wait()
+        with scratch_folder(tmp_path):
+            assert folders[0].is_dir(), "a moment old"
+        for one in folders:
+            os.utime(one / SCRATCH_LOCK, (0, 0))
+        with scratch_folder(tmp_path) as mine:
+            left = {mine, folders[1], tmp_path / "fewmask-own"}
+            assert set(tmp_path.iterdir()) == left
+        assert not mine.exists()
+    finally:
+        running[1].kill()
+        running[1].wait()

@@ -215,7 +215,8 @@ def test_a_folder_of_any_pictures_becomes_masks(done: Paths, tmp_path: Path, mon
     sizes = write_photos(tmp_path / "photos")
     monkeypatch.setattr(infer, "AT_ONCE", 3)
     folder, out = tmp_path / "photos", tmp_path / "photos_masks"
-    line = ["--config", str(done.root / "tiny.yaml"), "--workspace", str(done.root), "--images", str(folder)]
+    monkeypatch.chdir(folder)
+    line = ["--config", str(done.root / "tiny.yaml"), "--workspace", str(done.root), "--images", "."]
     infer.main(infer.make_infer_parser().parse_args([*line, "--overlay"]))
     names = {f"{stem}_{kind}.png" for stem in sizes for kind in ("mask", "overlay")} | {"map_mask.tif"}
     assert {path.name for path in out.iterdir()} == names
@@ -241,9 +242,16 @@ def test_a_folder_of_any_pictures_becomes_masks(done: Paths, tmp_path: Path, mon
     load = dataset.load_image
     monkeypatch.setattr(validation, "load_image", lambda path, *more: decoded.append(path.name) or load(path, *more))
     monkeypatch.setattr(strips, "LARGE", 70 * 50 - 1)  # the map is read in windows, the others whole, and each once
-    infer.label_folder(config, paths, folder, out)
+    assert infer.label_folder(config, paths, folder, out, fresh=True) == 5
     assert sorted(decoded) == sorted({one.name for one in folder.iterdir()} - {"map.tiff", "notes.txt"})
     assert all((out / name).read_bytes() == written[name] for name in written if "overlay" not in name)
+    decoded.clear()
+    (out / "a_mask.png").write_text("by hand")
+    (out / "map_mask.tif").unlink()
+    assert infer.label_folder(config, paths, folder, out, overlay=True) == 1, "what is there stays as it is"
+    assert decoded == [], "the map alone is read, in windows"
+    assert (out / "a_mask.png").read_text() == "by hand"
+    assert (out / "map_mask.tif").read_bytes() == written["map_mask.tif"]
     with pytest.raises(UserError, match="the images lie there"):
         infer.label_folder(config, paths, folder, folder)
     (folder / "a.jpg").write_bytes((folder / "grey.JPG").read_bytes())
