@@ -9,7 +9,8 @@
 An arm is a name, a config and what is changed in it; --set changes all of them alike. Where the arms' sections data and
 folds say the same, a seed gives them the same images to train and to be judged on. Held-out images judge, by their
 masks where points were drawn from masks. Prints each phase of each arm and the minutes its trainings took, and writes
-all scores to runs/compare_configs.json. What is done already is skipped: seeds can be run elsewhere before.
+all scores to runs/compare_configs.json. What is done already is skipped, without --fresh: seeds can be run
+elsewhere before.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def run_arm(args: argparse.Namespace, name: str, file: Path, overrides: list[str
     """Run a config whole, skipping what is done; a row a phase."""
     command = [sys.executable, str(TOP / "src" / "run_stages.py"), "--config", str(file), "--workspace"]
     changes = [word for override in overrides for word in ("--set", override)]
-    run_told([*command, str(args.workspace), *changes])
+    run_told([*command, str(args.workspace), *changes, *["--fresh"] * args.fresh])
     config = load_config(file, overrides)
     paths, minutes = Paths(args.workspace, config.name), 0.0
     table, rows = read_json(paths.scores), []

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     for seed in args.seeds:
         arms = {arm: arm_overrides(config, arm, joint, seed) for arm in ("supervised", "joint")}
         if args.ceiling is not None:
-            labels = [f"name={config.name}_ceiling_seed{seed}", f"data.labels.keep={args.ceiling}"]
+            labels = [f"name={config.name}_ceiling{args.ceiling}_seed{seed}", f"data.labels.keep={args.ceiling}"]
             arms["ceiling"] = [*arms["supervised"], *labels]
         arms = {arm: [*args.overrides, *changes] for arm, changes in arms.items()}
         rounds = {arm: load_config(args.config, changes).rounds[: joint + 1] for arm, changes in arms.items()}
@@ -93,7 +93,7 @@ def one_schedule(config: Config, joint: int) -> dict:
 def run_arm(args: argparse.Namespace, overrides: list[str], rounds: tuple[Round, ...]) -> None:
     """Run the stages of one arm on fold 0, skipping what is done."""
     common = ["--config", str(args.config), "--workspace", str(args.workspace)]
-    common += [word for override in overrides for word in ("--set", override)]
+    common += [word for override in overrides for word in ("--set", override)] + ["--fresh"] * args.fresh
     stages = [["prepare.py"], ["make_folds.py"]]
     for number, one in enumerate(rounds):
         on_fold = ["--round", str(number), "--fold", "0"]

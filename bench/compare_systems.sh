@@ -102,4 +102,6 @@ dubai_points)
     ;;
 esac
 
-exec "${PYTHON:-python}" "$top/bench/compare_configs.py" "${arms[@]}" "$@"
+python=python
+[[ ! -x $top/.venv/bin/python ]] || python=$top/.venv/bin/python # what run.sh has set up
+exec "${PYTHON:-$python}" "$top/bench/compare_configs.py" "${arms[@]}" "$@"

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--rounds {args.rounds}: {args.config} has {len(config.rounds)}")
     drawn = {points: draw(points) for points in args.points}
     rounds = [one.model_dump(mode="json") for one in config.rounds[: args.rounds]]
-    for one in rounds if args.epochs else ():
+    for one in rounds if args.epochs is not None else ():
         one["train"]["epochs"] = args.epochs
     rows = []
     for points, rule in drawn.items():

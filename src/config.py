@@ -83,7 +83,7 @@ class Labels(Section):
     # of a table: a name in competitions.py or the format itself; of mask files: a name that says all but the path
     format: str | TableFormat = "image"
     without_label: Literal["error", "unlabelled", "test"] = "error"  # what images with no label are
-    keep: int | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled
+    keep: Positive | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled
     keep_test: Positive | None = None  # of those others, so many become test images
     keep_unlabelled: Annotated[int, Field(ge=0)] | None = None  # and so many unlabelled ones; the rest is left out
     points: DrawnPoints | None = None  # masks, rle: learn from points of them alone
@@ -289,7 +289,7 @@ class Postprocess(Section):
 
 class Config(Section):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]  # names files and folders
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     task: Literal["binary", "multiclass", "multilabel", "instances"] = "binary"
     classes: tuple[str, ...] = ("foreground",)
     data: Data = Data()

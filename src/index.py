@@ -145,6 +145,8 @@ def _add_images(
 ) -> None:
     for path, fields in found:
         image_id = fill(data.id, fields, "data.id", template)
+        if image_id != image_id.strip():
+            raise UserError(f"{path}: {image_id!r} has a blank at its end, which no table keeps; rename the file")
         if not names_a_file(image_id):
             raise UserError(
                 f"data.id: {image_id!r} leaves the folder of masks; let it start with a name, and without .."

@@ -214,31 +214,7 @@ def draw_curve_sheet(rounds: Sequence[Curves], names: Sequence[str], metric: str
         for fold in rounds[0]:
             grid[1, 0].plot([], [], color=hex_colour(fold_colour(fold)), label=f"fold {fold}")
         grid[1, 0].legend(frameon=False, fontsize=8)
-        return _png(figure)
-
-
-def draw_picture_sheet(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], legend: Mapping[str, Colour]) -> bytes:
-    """Pictures side by side as a PNG: a row an image, `(its name, {title: picture})`, and a legend of class colours."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
-    titles = list(rows[0][1])
-    ratio = rows[0][1][titles[0]].shape[0] / rows[0][1][titles[0]].shape[1]
-    figure = Figure(figsize=(2.9 * len(titles), (2.9 * ratio + 0.3) * len(rows) + 0.5), layout="constrained")
-    grid = figure.subplots(len(rows), len(titles), squeeze=False)
-    for places, (name, pictures) in zip(grid, rows, strict=True):
-        for axes, title in zip(places, titles, strict=True):
-            axes.imshow(pictures[title], interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.set_title(f"{_short(name)}: {title}" if title == titles[0] else title, fontsize=8, parse_math=False)
-    patches = [Patch(facecolor=hex_colour(colour), edgecolor="grey", label=name) for name, colour in legend.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 8), frameon=False, fontsize=8)
-    return _png(figure)
-
-
-def _short(name: str, longest: int = 30) -> str:
-    """A name as it fits over a picture: some competitions' ids have 64 letters, and those in the middle tell least."""
-    return name if len(name) <= longest else f"{name[: longest * 2 // 3]}…{name[-(longest // 3 - 1) :]}"
+        return to_png(figure)
 
 
 def fold_colour(fold: int) -> Colour:
@@ -267,7 +243,8 @@ def _curve_limits(rounds: Sequence[Curves]) -> list[tuple[float, float] | None]:
     return [_limits([step[1] for step in steps]), _limits([step[2] for step in steps])]
 
 
-def _png(figure: Any) -> bytes:
+def to_png(figure: Any) -> bytes:
+    """A matplotlib figure as a PNG: the same bytes for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()

@@ -6,8 +6,8 @@
 Predictions are out of fold: by models that never saw the image.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,15 +23,19 @@ from pictures import (
     class_colours,
     draw_curve_sheet,
     draw_label,
-    draw_picture_sheet,
     draw_points,
+    hex_colour,
     paint_label,
     show_image,
+    to_png,
 )
 from points import load_points
 from postprocess import to_label
 from predictions import load_parameters, read_oof
 from scoring import dense_truth
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 6  # images on the sheet
 UNKNOWN: Colour = (128, 128, 128)
@@ -123,3 +127,43 @@ def _side_by_side(
         own = points[points["image_id"] == row["image_id"]]
         shown["points"] = draw_points(picture, own, (row["height"], row["width"]), colours)
     return shown | {"prediction": show(prediction)}
+
+
+def draw_picture_sheet(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], legend: Mapping[str, Colour]) -> bytes:
+    """Pictures side by side as a PNG: a row an image, `(its name, {title: picture})`, and a legend of class colours."""
+    from matplotlib.figure import Figure
+
+    titles = list(rows[0][1])
+    ratio = rows[0][1][titles[0]].shape[0] / rows[0][1][titles[0]].shape[1]
+    figure = Figure(figsize=(2.9 * len(titles), (2.9 * ratio + 0.3) * len(rows) + 0.5), layout="constrained")
+    grid = figure.subplots(len(rows), len(titles), squeeze=False)
+    for places, (name, pictures) in zip(grid, rows, strict=True):
+        for axes, title in zip(places, titles, strict=True):
+            axes.imshow(pictures[title], interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(f"{_short(name)}: {title}" if title == titles[0] else title, fontsize=8, parse_math=False)
+    _add_legend(figure, legend)
+    return to_png(figure)
+
+
+def _add_legend(figure: "Figure", colours: Mapping[str, Colour]) -> None:
+    """What each colour means, below, in as many columns as fit the figure's width, 8 at most."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.patches import Patch
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    patches = [
+        Patch(facecolor=hex_colour(colour), edgecolor="grey", label=_short(name)) for name, colour in colours.items()
+    ]
+    for columns in range(min(len(patches), 8), 0, -1):
+        legend = figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        if legend.get_window_extent(renderer).width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()
+
+
+def _short(name: str, longest: int = 30) -> str:
+    """A name as it fits over a picture: some competitions' ids have 64 letters, and those in the middle tell least."""
+    return name if len(name) <= longest else f"{name[: longest * 2 // 3]}…{name[-(longest // 3 - 1) :]}"

@@ -183,7 +183,7 @@ def describe_agreement(log: list[Row], plot: Path) -> str:
     axes = figure.subplots()
     axes.scatter(cv, public)
     for row, x, y in zip(scored, cv, public, strict=True):
-        axes.annotate(row["file"], (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
+        axes.annotate(row["file"], (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points", parse_math=False)
     axes.set(xlabel=f"{scored[-1]['metric']} out of fold", ylabel="public board")
     axes.set_title(f"rank correlation {rank:.2f} over {len(scored)} submissions")
     with atomic(plot) as temporary:

@@ -88,7 +88,7 @@ def test_both_arms_take_the_same_steps_and_predict_what_is_read(
     joint |= {"pseudo": {}} if pseudo else {"consistency": {}}
     values = {"name": "t", "rounds": [{}, joint, {"phase": "finetune"}], "train": {"epochs": 3, "steps_per_epoch": 7}}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    args, commands = argparse.Namespace(config=tmp_path / "t.yaml", workspace=tmp_path), []
+    args, commands = argparse.Namespace(config=tmp_path / "t.yaml", workspace=tmp_path, fresh=False), []
     monkeypatch.setattr(compare_pseudo.subprocess, "run", lambda command, check: commands.append(command))
     steps = {}
     for arm in ("supervised", "joint"):
@@ -115,6 +115,12 @@ def test_both_arms_take_the_same_steps_and_predict_what_is_read(
         "train --round 1 --fold 0",
         f"predict --round 1 --fold 0{plain}",
     ]
+    assert not any("--fresh" in command for command in commands)
+    commands.clear()
+    args.fresh = True
+    compare_pseudo.run_arm(args, overrides, rounds)
+    assert commands
+    assert all("--fresh" in command for command in commands)
 
 
 def test_a_ceiling_is_judged_on_images_that_no_arm_learnt_from(
@@ -137,9 +143,10 @@ def test_a_ceiling_is_judged_on_images_that_no_arm_learnt_from(
 
     monkeypatch.setattr(compare_pseudo.subprocess, "run", in_this_process)
     args = argparse.Namespace(config=folder / "tiny.yaml", workspace=folder, overrides=[], seeds=[0], ceiling=8)
+    args.fresh = False
     compare_pseudo.main(args)
     rows = read_json(folder / "runs/compare_pseudo.json")
-    names = {"supervised": "tiny_supervised_seed0", "joint": "tiny", "ceiling": "tiny_ceiling_seed0"}
+    names = {"supervised": "tiny_supervised_seed0", "joint": "tiny", "ceiling": "tiny_ceiling8_seed0"}
     assert [row["arm"] for row in rows] == list(names)
     hidden = {arm: compare_pseudo.hidden_ids(args, [f"name={name}"]) for arm, name in names.items()}
     assert [len(ids) for ids in hidden.values()] == [8, 8, 4]
@@ -303,3 +310,18 @@ def test_an_unknown_system_is_told_by_name() -> None:
     assert told.returncode == 2
     assert told.stderr.startswith("compare_systems.sh: no system potsdam; take satellite_pseudo, ")
     assert len(told.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("switches", [[], ["--fresh"]])
+def test_whole_runs_are_done_again_when_asked(
+    switches: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TOP / "bench"))
+    import compare_configs
+
+    commands: list[list[str]] = []
+    monkeypatch.setattr(compare_configs, "run_told", commands.append)
+    args = make_parser("").parse_args(["--workspace", str(tmp_path), *switches])
+    with pytest.raises(UserError, match="scores.json: missing"):
+        compare_configs.run_arm(args, "a", TOP / "configs/sample.yaml", [])
+    assert [one for one in commands[0] if one == "--fresh"] == switches

@@ -56,6 +56,13 @@ def test_templates(tmp_path: Path, template: str, found: dict[str, str]):
     assert {path.relative_to(tmp_path).as_posix(): fields["id"] for path, fields in files} == found
 
 
+@pytest.mark.parametrize("name", ["photo .png", " photo.png", "photo\u00a0.png"])
+def test_a_blank_that_no_table_would_keep_is_refused(tmp_path: Path, name: str):
+    touch(tmp_path, f"train/{name}")
+    with pytest.raises(UserError, match=r"photo.*has a blank at its end, which no table keeps; rename the file"):
+        list_images(data(), tmp_path)
+
+
 def test_a_name_that_would_end_a_table_s_row_is_refused(tmp_path: Path):
     touch(tmp_path, "a\rb.png")
     with pytest.raises(UserError, match=r"a\\rb\.png': a carriage return in its name; rename the file"):

@@ -279,7 +279,7 @@ def test_a_wrong_file_is_not_sent(tmp_path: Path) -> None:
 
 
 def rows(*scores: tuple[float, float | None]) -> list[dict[str, str]]:
-    blank = dict.fromkeys(LOGGED, "") | {"metric": "dice", "file": "x.csv"}
+    blank = dict.fromkeys(LOGGED, "") | {"metric": "dice", "file": "$x_{$.csv"}
     return [
         {**blank, "ref": str(place), "cv": str(cv), "public": "" if public is None else str(public)}
         for place, (cv, public) in enumerate(scores)

@@ -209,6 +209,7 @@ def test_the_numbers_stand_in_the_page(tmp_path: Path) -> None:
         "round 0, fold 1",
         "7.5\u00a0min",
         "0.6623",
+        "<bdi>background</bdi> 50.0\u00a0%",  # a name written from right to left keeps its number beside it
     ):
         assert shown in text
     assert "10 labelled, 4 unlabelled, 7 test" in text

@@ -1,10 +1,14 @@
 """What the report and its sheets draw: images, errors and curves, the legend, titles, and which images are chosen."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+import sheets
 from pictures import (
     BACKGROUND,
     FALSE_NEGATIVE,
@@ -14,7 +18,6 @@ from pictures import (
     class_colours,
     draw_errors,
     draw_label,
-    draw_picture_sheet,
     draw_point_errors,
     plot_curves,
     show_image,
@@ -87,7 +90,7 @@ def test_best_middle_and_worst_share_no_image(count: int) -> None:
 @pytest.mark.parametrize("name", ["a1", "0" * 30, "45bf49ad6f1d4c71cdb18f1cb78a8e06fd2f53767e28f727cb81" * 3])
 def test_a_names_length_does_not_leave_the_sheet(name: str) -> None:
     grey = np.full((40, 40, 3), 128, np.uint8)
-    sheet = draw_picture_sheet([(name, {"image": grey, "truth": grey, "prediction": grey})], {})
+    sheet = sheets.draw_picture_sheet([(name, {"image": grey, "truth": grey, "prediction": grey})], {})
     drawn = cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR)
     assert (drawn[:, :2] == 255).all(), "nothing is cut off at the left"
     titles = drawn[: drawn.shape[0] // 6].min(axis=(0, 2)) < 255
@@ -96,3 +99,27 @@ def test_a_names_length_does_not_leave_the_sheet(name: str) -> None:
     gap = titles[first:second]
     assert np.diff(gap.astype(int)).tolist().count(1) >= 1
     assert not gap[:4].any(), "it ends before the next picture's title"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["land", "water"],
+        ["building", "pervious surface", "impervious surface", "bare soil", "water", "coniferous", "deciduous"]
+        + ["brushwood", "vineyard", "herbaceous vegetation", "agricultural land", "plowed land"],
+        ["n" * 200, "cost $x_{$ (k)", "$5 to $10"],
+    ],
+)
+@pytest.mark.parametrize("titles", [2, 4])
+def test_a_legend_stays_on_its_sheet(names: list[str], titles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(sheets, "to_png", lambda figure: figures.append(figure) or b"")
+    grey = np.full((40, 40, 3), 128, np.uint8)
+    sheets.draw_picture_sheet([("a", {str(one): grey for one in range(titles)})], dict.fromkeys(names, (200, 0, 0)))
+    canvas = FigureCanvasAgg(figures[0])
+    canvas.draw()
+    (legend,) = figures[0].legends
+    box, sheet = legend.get_window_extent(canvas.get_renderer()), figures[0].bbox
+    assert sheet.x0 <= box.x0 < box.x1 <= sheet.x1
+    assert sheet.y0 <= box.y0 < box.y1 <= figures[0].axes[0].get_window_extent().y0
+    assert len(legend.get_texts()) == len(names)
