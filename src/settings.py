@@ -143,6 +143,8 @@ def _explain(error: ValidationError) -> str:
         return f"unknown key {where}; the nearest is {near[0]!r}{more}" if near else f"unknown key {where}{more}"
     message = fault["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     shown = f", not {fault['input']!r}" if isinstance(fault["input"], (str, int, float, bool)) else ""
+    if fault["type"] == "string_type" and fault["input"] is None:
+        shown = f"""; an empty text is written so: --set '{where}=""'"""
     # what spans sections names its keys itself
     return f"{where}: {message}{shown}{more}" if where else f"{message}{more}"
 

@@ -24,7 +24,8 @@ BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, 
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack `archive` into `folder`, and every zip in it: train.zip becomes train/ and is deleted.
 
-    Where all that train.zip holds is a folder train (or train.csv.zip a file train.csv), it stands there once.
+    Where all that train.zip holds is a folder train (or train.csv.zip a file train.csv), it stands there once. What a
+    Mac adds for itself is left out.
     Raises UserError, naming archive and entry, for a path out of the folder, a link, a path that comes twice, more
     bytes than the disk has free, an archive that is broken, encrypted or of an unknown compression, and nests deeper
     than 4. What is unpacked by then stays, for the caller to throw away.
@@ -44,10 +45,10 @@ def _inner_target(path: Path) -> Path:
     """Where a zip in a zip is unpacked: a folder of its name, unless it brings just that itself."""
     try:
         with zipfile.ZipFile(path) as opened:
-            tops = {name.replace("\\", "/").partition("/")[0] for name in opened.namelist()}
+            tops = {_plain_name(info.filename).parts[:1] for info in opened.infolist() if not _is_macs(info)}
     except BROKEN:
         tops = set()  # told when it is unpacked
-    return path.parent if tops == {path.stem} else path.with_suffix("")
+    return path.parent if tops == {(path.stem,)} else path.with_suffix("")
 
 
 def _unpack_one(archive: Path, folder: Path) -> list[Path]:
@@ -65,6 +66,8 @@ def _unpack_one(archive: Path, folder: Path) -> list[Path]:
             for info in entries:
                 entry = info.filename
                 path = folder / _plain_name(entry)
+                if _is_macs(info):
+                    continue
                 if info.is_dir():
                     path.mkdir(parents=True, exist_ok=True)
                     continue
@@ -72,7 +75,7 @@ def _unpack_one(archive: Path, folder: Path) -> list[Path]:
                 # never more bytes than the directory declares: zipfile stops there and compares the checksum
                 with opened.open(info) as source, path.open("xb") as file:
                     shutil.copyfileobj(source, file, 2**20)
-                if path.suffix.lower() == ".zip" and zipfile.is_zipfile(path):
+                if path.suffix.lower() == ".zip" and _begins_as_zip(path):
                     inner.append(path)
             return inner
     except BROKEN as error:
@@ -87,6 +90,18 @@ def _unpack_one(archive: Path, folder: Path) -> list[Path]:
 
 def _plain_name(name: str) -> PurePosixPath:
     return PurePosixPath(name.replace("\\", "/"))  # some zips made on Windows separate so
+
+
+def _is_macs(info: zipfile.ZipInfo) -> bool:
+    """Whether an entry only says how a Mac shows another one: "__MACOSX/._train.zip" is no zip."""
+    name = _plain_name(info.filename)
+    return name.parts[:1] == ("__MACOSX",) or name.name.startswith("._")
+
+
+def _begins_as_zip(path: Path) -> bool:
+    """A zip that was cut short does, and is told as broken when it is unpacked; a file only called so does not."""
+    with path.open("rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def _check_entry(archive: Path, info: zipfile.ZipInfo) -> None:

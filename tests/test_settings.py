@@ -70,6 +70,10 @@ def test_overrides_reach_nested_values_and_list_items(path: Path) -> None:
         ("seed.a.b=1", "a stands under a value, not under a section"),
         ("rounds.7.phase=joint", "7 is no position in a list of 3"),
         ("rounds.first.phase=joint", "first is no position in a list of 3"),
+        (
+            "data.kaggle=",
+            """data.kaggle: Input should be a valid string; an empty text is written so: --set 'data.kaggle=""'""",
+        ),
         ("seed=-1", "seed: Input should be greater than or equal to 0, not -1"),
         ("train.epochs=0", "train.epochs: Input should be greater than or equal to 1, not 0"),
         ("train.epochs=many", "train.epochs: Input should be a valid integer"),

@@ -46,6 +46,8 @@ def test_nested_zips_become_folders_of_their_names(tmp_path: Path) -> None:
         "sub\\c.png": b"c",
         "empty/": b"",
         "not.zip": b"not a zip",
+        "mac.zip": pack({"mac/d.png": b"d", "__MACOSX/mac/._d.png": b"?", "__MACOSX/._mac": b"?"}),
+        "__MACOSX/._mac.zip": pack({"?": b"?"}),
     }
     unpack(write_zip(tmp_path, entries), tmp_path / "raw")
     assert contents(tmp_path / "raw") == {
@@ -55,6 +57,7 @@ def test_nested_zips_become_folders_of_their_names(tmp_path: Path) -> None:
         "test/b.png": b"b",
         "train.csv": b"id\n",
         "sub/c.png": b"c",
+        "mac/d.png": b"d",
         "not.zip": b"not a zip",
     }
     assert (tmp_path / "raw" / "empty").is_dir()
@@ -73,6 +76,7 @@ BAD: dict[str, tuple[Entries, str]] = {
     "absolute": ({"/tmp/fewmask-out.png": b"x"}, "points out of its folder"),
     "drive": ({"C:/out.png": b"x"}, "points out of its folder"),
     "zip of dots": ({"...zip": pack({"out.png": b"x"})}, "points out of its folder"),
+    "cut short within": ({"a.zip": pack({"b": bytes(range(256)) * 9})[:-30]}, "a.zip: broken"),
     "nested": ({"a.zip": pack({"../../out.png": b"x"})}, "points out of its folder"),
     "link": ({link("a"): b"/etc", "a/out.png": b"x"}, "is a link or a device"),
     "pipe": ({link("a", stat.S_IFIFO): b""}, "is a link or a device"),
