@@ -161,6 +161,18 @@ ARCHIVES: dict[str, ArchiveFormat] = {
         },
         ignore=(0,),
     ),
+    # the test server takes classes from 0, other than the labels (mmsegmentation's LoveDADataset writes them so)
+    "loveda_test": ArchiveFormat(
+        values={
+            "background": 0,
+            "building": 1,
+            "road": 2,
+            "water": 3,
+            "barren": 4,
+            "forest": 5,
+            "agriculture": 6,
+        }
+    ),
     "isprs": ArchiveFormat(
         name="{id}.tif",
         encoding="palette",

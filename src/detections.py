@@ -163,7 +163,7 @@ def split_row(
         if text not in ("0", "1"):
             raise ValueError(f"row {number}: a patch is 0 or 1, not {text[:24]!r}")
         return [Row(number, 0, 1.0, place)] * int(text)
-    if isinstance(text, str) and text == fmt.empty:
+    if isinstance(text, str) and (text == fmt.empty or (text == "0" and fmt.codec == "start_length_value")):
         text = ""
     if fmt.rows != "detections":
         classless = fmt.rows == "image" or (fmt.rows == "instance" and text == "")

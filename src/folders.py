@@ -102,16 +102,21 @@ def read_folder(
 
     Raises UserError naming the file whose values or planes do not fit.
     """
+    if unknown := sorted(details.keys() - masks.keys()):
+        raise UserError(f"instances.csv: {unknown[0]!r} is no mask's id, as {min(masks)!r} is ({len(unknown)} such)")
     for image_id, path in masks.items():
         raw = read_label_file(path, colours=False)
         if isinstance(fmt, TableFormat) and fmt.rows in INSTANCES:
             label, kind = _instance_label(raw, path, len(classes), task, image_id in details)
-            label = resize_label(label, fmt.size or label.shape[:2])
             given = details.get(image_id, {})
-            if kind == "instances" and class_field(fmt) and len(classes) > 1:
-                bare = set(np.unique(label[label > 0]).tolist()) - given.keys()
-                if bare:
-                    raise UserError(f"{path}: instance {min(bare)} has no class; give it a row in instances.csv")
+            if kind == "instances":
+                there = set(np.unique(label[label > 0]).tolist())
+                needed = details or (class_field(fmt) and len(classes) > 1)
+                if bare := there - given.keys() if needed else ():
+                    raise UserError(f"{path}: instance {min(bare)} has no class or score; add its row to instances.csv")
+                if odd := given.keys() - there:
+                    raise UserError(f"{path}: instance {min(odd)} of instances.csv has no pixel; drop its row")
+            label = resize_label(label, fmt.size or label.shape[:2])
             found = cut_instances(label, kind, fmt.order, separate=separate, details=given)
             yield image_id, Detections(label.shape[:2], found)
         else:

@@ -178,6 +178,7 @@ def write_submission(
     spelling = {index: word for word, index in words.items()}
     order = None if sample is None else sample_keys(sample, fmt, words)
     known = None if order is None else {image_id for image_id, _ in order}
+    told = {image_id: size for (image_id, _), size in (order or {}).items()}
     sizes: dict[str, Size] = {}
     places: dict[Key, tuple[int, int]] = {}
     with atomic(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as spool:
@@ -187,7 +188,11 @@ def write_submission(
                 raise UserError(f"{path}: id {image_id!r} is predicted twice; ids must be unique")
             if known is not None and image_id not in known:
                 raise UserError(f"{path}: id {image_id!r} is not in {sample}; drop the image or take the right sample")
-            sizes[image_id] = label.size if isinstance(label, Detections) else label.shape[:2]
+            size = label.size if isinstance(label, Detections) else label.shape[:2]
+            asked = None if order is None or fmt.size else told.get(image_id)
+            if asked not in (None, size):
+                raise UserError(f"{path}: the mask of {image_id!r} is {size}, but {sample} says {asked}; resize it")
+            sizes[image_id] = size
             for index, lines in _lines(fmt, classes, task, image_id, label, spelling, separate):
                 line = "".join(lines).encode()
                 places[image_id, index] = (spool.tell(), len(line))

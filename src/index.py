@@ -19,7 +19,7 @@ from config import Config, Data
 from errors import UserError
 from images import image_size
 from layouts import Manifest, read_checked
-from listing import FIELD, check_root, glob_of
+from listing import FIELD, TABLES, check_root, glob_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,8 +120,12 @@ def list_images(data: Data, root: Path) -> list[ImageFile]:
     if data.labels.kind != "none" and not (data.images and data.labels.path):
         raise UserError("data.images and data.labels.path: say where the labelled images and their labels are")
     # "{id}.tif" also matches what "{id}_mask.tif" does
-    beside = data.labels.kind == "masks" and data.labels.path != data.images
-    masks = {path for path, _ in find_files(root, data.labels.path, "data.labels.path")} if beside else set()
+    labels = data.labels.path if data.labels.kind == "masks" else ""
+    hidden = "" if data.solution.endswith(TABLES) else data.solution
+    masks: set[Path] = set()
+    for key, template in (("data.labels.path", labels), ("data.solution", hidden)):
+        if template not in ("", data.images, data.unlabelled, data.test):
+            masks |= {path for path, _ in find_files(root, template, key, needed=key == "data.labels.path")}
     images: dict[str, ImageFile] = {}
     for split, template in zip(SPLITS, (data.images, data.unlabelled, data.test), strict=True):
         key = "data.images" if split == "labelled" else f"data.{split}"
@@ -145,7 +149,7 @@ def _add_images(
 ) -> None:
     for path, fields in found:
         image_id = fill(data.id, fields, "data.id", template)
-        if image_id != image_id.strip():
+        if image_id != image_id.strip() and (split == "test" or data.labels.kind in ("rle", "points")):
             raise UserError(f"{path}: {image_id!r} has a blank at its end, which no table keeps; rename the file")
         if not names_a_file(image_id):
             raise UserError(
@@ -202,6 +206,8 @@ def match_masks(
     without an image.
     """
     number = data.labels.match == "number"
+    if not images:
+        raise UserError(f"{key}: {template!r} matches every image there is; name the masks otherwise")
     shared = field_names(template) & set.intersection(*(set(image.fields) for image in images))
     if number:  # the number stands for the file's name, so only its folders have to agree
         shared &= field_names(template.rpartition("/")[0])

@@ -111,8 +111,9 @@ def join_parts(files: Sequence[tuple[Path, str]], size: tuple[int, int], config:
             raise UserError(f"data.labels.path: names no {{class}}, without which {path} is of none; put it in")
         if name and name not in config.classes:
             raise UserError(f"{path}: {name!r} is none of classes ({', '.join(config.classes)}); add it or rename it")
-        raw = read_label_file(path, colours=False)
-        mask = resize_label(raw if raw.ndim == 2 else raw[..., : min(3, raw.shape[2])].max(2), size) > 0
+        grey = _brightest(read_label_file(path, colours=True))
+        shown = _split_grey(grey) if _is_lossy(grey, path) else grey != 0
+        mask = resize_label(shown.astype(np.uint8), size) > 0
         if config.task == "multilabel":
             label[mask, config.classes.index(name)] = 1
         else:
@@ -232,8 +233,7 @@ def _from_binary(raw: np.ndarray, path: Path, config: Config) -> np.ndarray:
         if raw.ndim != 3 or raw.shape[2] != len(config.classes):
             raise UserError(f"{path}: {raw.shape}; a multilabel mask has one plane for each of the classes")
         return (raw != 0).astype(np.uint8)
-    if raw.ndim == 3:
-        raw = raw[..., : {2: 1, 4: 3}.get(raw.shape[2], raw.shape[2])].max(axis=2)
+    raw = _brightest(raw)
     ignored = np.isin(raw, config.data.labels.ignore)
     grey = np.where(ignored, 0, raw).astype(raw.dtype)
     if _is_lossy(grey, path):
@@ -243,6 +243,11 @@ def _from_binary(raw: np.ndarray, path: Path, config: Config) -> np.ndarray:
     else:
         binary = grey != 0
     return np.where(ignored, IGNORE_INDEX, binary).astype(np.uint8)
+
+
+def _brightest(raw: np.ndarray) -> np.ndarray:
+    """One plane of a mask: of its colours, but not of its opacity, the largest value."""
+    return raw if raw.ndim == 2 else raw[..., : {2: 1, 4: 3}.get(raw.shape[2], raw.shape[2])].max(axis=2)
 
 
 def _is_lossy(grey: np.ndarray, path: Path) -> bool:

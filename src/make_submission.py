@@ -12,7 +12,7 @@ With --format there is no training and no config: src/competitions.py has the na
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from layouts import Scores, read_checked
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from formats import Detections
 
 
 def main(args: argparse.Namespace) -> None:
@@ -75,6 +77,7 @@ def convert(args: argparse.Namespace) -> None:
         labels = read_folder(files, fmt, classes, task, read_details(args.masks, classes), separate=args.separate)
     if sizes is not None:
         check_images(args, sizes, files)
+        labels = labels if fmt.size else fit_images(args, sizes, labels)
     if isinstance(fmt, ArchiveFormat):
         count, unit = write_archive(args.output, fmt, labels, sizes), "files"
     else:
@@ -128,7 +131,7 @@ def class_list(args: argparse.Namespace, fmt: TableFormat | ArchiveFormat) -> tu
         words = args.classes.split(",")
         if os.path.isfile(args.classes):  # False for a list of classes that is too long for a path
             try:
-                words = Path(args.classes).read_text(encoding="utf-8").splitlines()
+                words = Path(args.classes).read_text(encoding="utf-8-sig").splitlines()
             except UnicodeDecodeError:
                 raise UserError(f"--classes {args.classes}: not UTF-8 text; save it as UTF-8") from None
         return tuple(word.strip() for word in words if word.strip())
@@ -138,7 +141,12 @@ def class_list(args: argparse.Namespace, fmt: TableFormat | ArchiveFormat) -> tu
         raise UserError(f"--classes: the format {args.format} names classes; give theirs, as --classes a,b,c")
     if fmt.classes:
         return fmt.classes
-    return tuple(map(str, range(65536))) if fmt.codec in VALUED or class_field(fmt) else ("foreground",)
+    if class_field(fmt) and fmt.rows == "image_class":
+        raise UserError(f"--classes: the format {args.format} has a row for each class; say which there are, as a,b,c")
+    if fmt.codec in VALUED:
+        return tuple(map(str, range(65536)))
+    # each is called by the number that the format gives it
+    return tuple(map(str, range(fmt.class_base, 65536))) if class_field(fmt) else ("foreground",)
 
 
 def check_images(args: argparse.Namespace, sizes: dict[str, tuple[int, int]], files: Mapping[str, Any]) -> None:
@@ -146,6 +154,24 @@ def check_images(args: argparse.Namespace, sizes: dict[str, tuple[int, int]], fi
     missing = sorted(sizes.keys() - files.keys())
     if missing and args.sample is None:
         raise UserError(f"{args.masks}: no mask of image {missing[0]!r} ({len(missing)} such); every image needs one")
+
+
+def fit_images(
+    args: argparse.Namespace,
+    sizes: Mapping[str, tuple[int, int]],
+    labels: "Iterable[tuple[str, np.ndarray | Detections]]",
+) -> "Iterator[tuple[str, np.ndarray | Detections]]":
+    """The labels as they come. Raises UserError for one that is not as large as its image."""
+    from formats import Detections
+
+    for image_id, label in labels:
+        size = label.size if isinstance(label, Detections) else label.shape[:2]
+        if sizes.get(image_id, size) != size:
+            (height, width), (rows, columns) = size, sizes[image_id]
+            raise UserError(
+                f"{args.masks}: the mask of {image_id!r} is {height}x{width}, its image {rows}x{columns}; resize it"
+            )
+        yield image_id, label
 
 
 def submit_ensemble(args: argparse.Namespace) -> None:

@@ -122,12 +122,14 @@ def deal_groups(values: np.ndarray, groups: Sequence[str], count: int, seed: int
     target = units.sum(axis=0) / count
     bins = np.full(len(units), -1)
     totals = np.zeros((count, units.shape[1])) - target
+    filled = np.zeros(count, np.int64)  # groups of each bin
     order = np.argsort(-lengths * rng.uniform(0.9, 1.1, len(lengths)), kind="stable")
     for position, unit in enumerate(order):
-        empty = np.setdiff1d(np.arange(count), bins)
+        empty = np.flatnonzero(filled == 0)
         open_bins = empty if len(order) - position <= len(empty) else np.arange(count)
         chosen = int(open_bins[np.argmin(np.round(totals[open_bins] @ units[unit], 6))])
         bins[unit] = chosen
+        filled[chosen] += 1
         totals[chosen] += units[unit]
     for _ in range(SWEEPS):
         before = bins.copy()

@@ -66,6 +66,7 @@ def test_every_archive_holds_what_was_written(tmp_path_factory, name, seed, shap
     [
         ("cityscapes", [[0, 18]], "a.png", [[7, 33]]),
         ("loveda", [[0, 6]], "a.png", [[1, 7]]),
+        ("loveda_test", [[0, 6]], "a.png", [[0, 6]]),
         ("isprs", [[0, 1, 2], [3, 4, 5]], "a.tif", None),
         ("deepglobe", [[1, 5]], "a_mask.png", [[[255, 255, 0], [255, 255, 255]]]),
         ("imagenet_s", [[7, 700]], "a.png", [[[7, 0, 0], [188, 2, 0]]]),

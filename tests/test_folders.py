@@ -153,6 +153,56 @@ def test_a_format_of_ones_own_stands_in_yaml(tmp_path):
     assert np.asarray(Image.open(tmp_path / "folder" / "p_a.png")).tolist() == (blobs(1) + 3).tolist()
 
 
+@pytest.mark.parametrize(("name", "output"), [("tgs_salt", "out.csv"), ("sartorius", "out.csv"), ("inria", "out.zip")])
+def test_a_mask_of_another_size_than_its_image_is_told(tmp_path, name, output):
+    save(tmp_path / "images" / "a.png", np.zeros((6, 8)))
+    save(tmp_path / "masks" / "a.png", np.eye(3))
+    with pytest.raises(UserError, match="the mask of 'a' is 3x3, its image 6x8; resize it"):
+        convert(tmp_path, name, "--images", str(tmp_path / "images"), output=output)
+    assert not (tmp_path / output).exists()
+    save(tmp_path / "masks" / "a.png", np.eye(6, 8))
+    convert(tmp_path, name, "--images", str(tmp_path / "images"), output=output)
+
+
+def test_a_mask_of_another_size_than_the_samples_is_told(tmp_path):
+    save(tmp_path / "masks" / "a.png", np.eye(3))
+    (tmp_path / "masks" / "instances.csv").write_text("image_id,instance,class,score\na,1,Nucleoli,0.5\n")
+    (tmp_path / "sample.csv").write_text("ID,ImageWidth,ImageHeight,PredictionString\na,8,6,\n")
+    with pytest.raises(UserError, match=r"the mask of 'a' is \(3, 3\), but .*sample\.csv says \(6, 8\); resize it"):
+        convert(tmp_path, "hpa2021", "--sample", str(tmp_path / "sample.csv"))
+
+
+def test_classes_that_are_only_numbered_keep_their_numbers(tmp_path):
+    save(tmp_path / "masks" / "a.png", blobs(2))
+    (tmp_path / "masks" / "instances.csv").write_text("image_id,instance,class,score\na,1,7,0.9\na,2,9,0.8\n")
+    spec = {"columns": {"i": "id", "c": "class_number", "r": "rle"}, "rows": "instance"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    assert [row.split(",")[:2] for row in convert(tmp_path, str(tmp_path / "mine.yaml")).splitlines()[1:]] == [
+        ["a", "7"],
+        ["a", "9"],
+    ]
+    convert(tmp_path, "coco", output="out.json")
+    assert [one["category_id"] for one in json.loads((tmp_path / "out.json").read_text())] == [7, 9]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(spec | {"rows": "image_class"}, sort_keys=False))
+    with pytest.raises(UserError, match="has a row for each class; say which there are"):
+        convert(tmp_path, str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a.png,1,,0.3\na.png,2,,0.2\n", r"instances\.csv: 'a\.png' is no mask's id, as 'a' is"),
+        ("a,1,,0.3\n", r"a\.png: instance 2 has no class or score; add its row to instances\.csv"),
+        ("a,1,,0.3\na,2,,0.3\na,3,,0.3\n", r"a\.png: instance 3 of instances\.csv has no pixel; drop its row"),
+    ],
+)
+def test_scores_that_belong_to_no_instance_are_told(tmp_path, rows, message):
+    save(tmp_path / "masks" / "a.png", blobs(2))
+    (tmp_path / "masks" / "instances.csv").write_text(f"image_id,instance,class,score\n{rows}")
+    with pytest.raises(UserError, match=message):
+        convert(tmp_path, "coco", "--classes", "cell", output="out.json")
+
+
 def test_a_file_is_no_folder(tmp_path):
     save(tmp_path / "a.png", [[0, 1]])
     with pytest.raises(UserError, match=r"a\.png: a file, not a folder"):
@@ -167,7 +217,7 @@ def test_a_file_is_no_folder(tmp_path):
         ("uwmgi", [[0, 4]], (), "a.png: value 4, but the 3 classes go to 3"),
         ("uwmgi", [[0, 255]], (), "a.png: its mask has unknown pixels"),
         ("openimages2019", [[0, 1]], (), "--classes: the format openimages2019 names classes"),
-        ("hpa2021", [[0, 2]], (), "a.png: instance 2 has no class; give it a row in instances.csv"),
+        ("hpa2021", [[0, 2]], (), "a.png: instance 2 has no class or score; add its row to instances.csv"),
         ("loveda", [[0, 7]], (), "a.png: value 7, but the 7 classes go to 6"),
         ("tgs_salt", [[0, 1]], ("--images", "masks2"), "no such folder"),
         ("tgs_salt", [[0, 1]], ("--name", "{id}.tif"), "--name: no file matches '{id}.tif'"),

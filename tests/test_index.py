@@ -58,9 +58,25 @@ def test_templates(tmp_path: Path, template: str, found: dict[str, str]):
 
 @pytest.mark.parametrize("name", ["photo .png", " photo.png", "photo\u00a0.png"])
 def test_a_blank_that_no_table_would_keep_is_refused(tmp_path: Path, name: str):
-    touch(tmp_path, f"train/{name}")
+    touch(tmp_path, "train/a.png", "train/b .png", f"test/{name}")
     with pytest.raises(UserError, match=r"photo.*has a blank at its end, which no table keeps; rename the file"):
-        list_images(data(), tmp_path)
+        list_images(data(test="test/{id}.png"), tmp_path)
+    (tmp_path / "test" / name).unlink()
+    assert len(list_images(data(), tmp_path)) == 2, "no table names what has a mask"
+    with pytest.raises(UserError, match="b .*has a blank at its end"):
+        list_images(data(labels={"kind": "rle", "path": "train.csv"}), tmp_path)
+
+
+def test_hidden_labels_beside_the_test_images_are_no_test_images(tmp_path: Path):
+    touch(tmp_path, "train/a.png", "test/t.png", "test/t_mask.png")
+    found = list_images(data(test="test/{id}.png", solution="test/{id}_mask.png"), tmp_path)
+    assert [one.image_id for one in found] == ["a", "t"]
+
+
+def test_masks_that_are_all_images_are_told(tmp_path: Path):
+    touch(tmp_path, "train/a.png")
+    with pytest.raises(UserError, match=r"'train/\{name\}\.png' matches every image there is"):
+        match_masks(data(), tmp_path, [], "train/{name}.png", key="data.labels.path")
 
 
 def test_a_name_that_would_end_a_table_s_row_is_refused(tmp_path: Path):

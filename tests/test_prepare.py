@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from preparing import LETTERS, SIZE, check_masks, labels_of, run, save, write_images, write_many, write_points, written
 
 import make_folds
@@ -102,6 +103,27 @@ def test_a_file_an_instance(tmp_path: Path):
     table = run(tmp_path, task="instances", classes=["nucleus"], data=data)
     check_masks(written(tmp_path, table), truth)
     assert list(table["split"]) == ["labelled", "labelled", "unlabelled"]
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "JPEG"])
+def test_a_file_an_instance_is_read_as_a_whole_mask_is(tmp_path: Path, mode: str):
+    """Opacity is no mask, a palette's colours are, and a JPEG's noise is none."""
+    write_images(tmp_path / "raw" / "train", "a")
+    mask = np.zeros(SIZE, np.uint8)
+    mask[2:7, 1:6] = 255
+    picture = Image.fromarray(mask)
+    path = tmp_path / "raw" / "masks" / f"a_1.{'jpg' if mode == 'JPEG' else 'png'}"
+    path.parent.mkdir(parents=True)
+    if mode == "P":
+        picture = Image.fromarray((mask == 0).astype(np.uint8), "P")
+        picture.putpalette([255, 255, 255, 0, 0, 0])
+    elif mode != "JPEG":
+        picture = picture.convert("RGB" if mode == "RGBA" else "L")
+        picture.putalpha(255)
+    picture.save(path)
+    labels = {"kind": "masks", "path": f"masks/{{id}}_{{instance}}{path.suffix}", "encoding": "instances"}
+    table = run(tmp_path, task="instances", classes=["nucleus"], data={"labels": labels})
+    check_masks(written(tmp_path, table), {"a": (mask > 0).astype(np.int32)})
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])

@@ -64,7 +64,6 @@ FAULTS = {
         {"labels": MASKS | {"keep": 1, "keep_test": 1, "keep_unlabelled": 2}},
         r"labels\.keep, keep_test and keep_unlabelled: 1 \+ 1 \+ 2 images, but 3 have labels",
     ),
-    "keep nothing": (lambda raw: None, {"labels": MASKS | {"keep": 0}}, r"labels\.keep: 0, but 3 images"),
     "no table": (lambda raw: None, {"labels": TABLE}, r"data\.labels\.path: no file .*train\.csv; put it there"),
     "no sample": (
         lambda raw: None,

@@ -74,6 +74,7 @@ def test_overrides_reach_nested_values_and_list_items(path: Path) -> None:
             "data.kaggle=",
             """data.kaggle: Input should be a valid string; an empty text is written so: --set 'data.kaggle=""'""",
         ),
+        ("data.labels.keep=0", "data.labels.keep: Input should be greater than or equal to 1, not 0"),
         ("seed=-1", "seed: Input should be greater than or equal to 0, not -1"),
         ("train.epochs=0", "train.epochs: Input should be greater than or equal to 1, not 0"),
         ("train.epochs=many", "train.epochs: Input should be a valid integer"),
