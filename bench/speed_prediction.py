@@ -97,8 +97,8 @@ def write_workspace(place: Path, folds: int, model: dict[str, Any], predict: dic
         save_checkpoint(checkpoint_file(config, paths, 0, fold), {"model": state})
         made_from = {"settings": stage_settings(config, "task", "classes", "image", "model")}
         write_json(paths.run(0, fold) / "manifest.json", {"made_from": made_from})
-    write_json(paths.runs / "ensemble" / "weights.json", {"weights": {"round 0": 1.0}})
-    write_json(paths.postprocess, {"parameters": {"thresholds": [0.5], "min_areas": [0]}})
+    write_json(paths.runs / "ensemble" / "weights.json", {"mean": "arithmetic", "weights": {"round 0": 1.0}})
+    write_json(paths.postprocess, {"fitted": False, "parameters": {"thresholds": [0.5], "min_areas": [0]}})
 
 
 def write_large(path: Path, side: int) -> None:
@@ -170,7 +170,7 @@ def run_infer(place: Path, images: Path) -> list[float]:
 
     import infer
 
-    line = ["--config", str(place / "b.yaml"), "--workspace", str(place), "--images", str(images)]
+    line = ["--config", str(place / "b.yaml"), "--workspace", str(place), "--images", str(images), "--fresh"]
     start = time.perf_counter()
     infer.main(infer.make_infer_parser().parse_args([*line, "--masks", f"{images}_masks", "--scratch", str(place)]))
     return [time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]

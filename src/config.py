@@ -319,9 +319,9 @@ class Config(Section):
             raise ValueError("rounds and classes: give at least one of each")
         if (self.rounds[0].phase, self.rounds[0].start) != ("warmup", "encoder"):
             raise ValueError("rounds[0]: nothing comes before it, so its phase must be warmup and its start encoder")
-        if self.task != "multilabel" and (self.task == "multiclass") != (len(self.classes) > 1):
-            wanted = "needs at least two" if self.task == "multiclass" else f"has one class, not {len(self.classes)}"
-            raise ValueError(f"classes: a {self.task} task {wanted}")
+        least, most = {"multilabel": (1, 10**6), "multiclass": (2, 255)}.get(self.task, (1, 1))  # 255 says unknown
+        if not least <= len(self.classes) <= most:
+            raise ValueError(f"classes: {self.task} takes {least} at least, {most} at most, not {len(self.classes)}")
         if any(one.train.augment.scale[0] > one.train.augment.scale[1] for one in self.rounds):
             raise ValueError("train.augment.scale: give the least zoom, then the most")
         if not all(one.train.loss.cross_entropy or one.train.loss.dice for one in self.rounds):

@@ -44,14 +44,15 @@ def fit_parameters(config: Config, images: Iterable[tuple[int, np.ndarray, np.nd
     if config.task == "instances":
         candidates = _instance_candidates(start)
         folds, scores = _score_images(images, lambda truth, answer: _score_instances(config, truth, answer, candidates))
-        return _choose(folds, scores, candidates)
+        return _choose(folds, scores, candidates, start)
     per_class: list[Fitted] = []
     folds, scores = _score_images(images, lambda truth, answer: _score_planes(config, truth, answer))
     for number in range(len(config.classes)):
         candidates = [
             replace(start, thresholds=(threshold,), min_areas=(area,)) for threshold in THRESHOLDS for area in AREAS
         ]
-        per_class.append(_choose(folds, scores[:, number], candidates))
+        mine = replace(start, thresholds=(start.thresholds[number],), min_areas=(start.min_areas[number],))
+        per_class.append(_choose(folds, scores[:, number], candidates, mine))
 
     def join(chosen: list[Parameters]) -> Parameters:
         thresholds = tuple(one.thresholds[0] for one in chosen)
@@ -76,13 +77,16 @@ def _score_images(
     return folds, np.array(rows)
 
 
-def _choose(folds: list[int], scores: np.ndarray, candidates: list[Parameters]) -> Fitted:
-    """`scores` `(images, candidates, 2)`: numerators and denominators."""
-    places = np.array(folds)
+def _choose(folds: list[int], scores: np.ndarray, candidates: list[Parameters], start: Parameters) -> Fitted:
+    """`scores` `(images, candidates, 2)`: numerators and denominators. Of equals, the nearest to `start` is the best:
+    where the other folds show nothing of a class they say nothing of its threshold."""
+    places, change = np.array(folds), np.array([_distance(one, start) for one in candidates])
 
     def best(chosen: np.ndarray) -> int:
         sums = scores[chosen].sum(0)
-        return int((sums[:, 0] / np.maximum(sums[:, 1], 1e-12)).argmax())
+        values = sums[:, 0] / np.maximum(sums[:, 1], 1e-12)
+        equal = np.flatnonzero(values >= values.max() - 1e-12)
+        return int(equal[np.lexsort(change[equal].T[::-1])[0]])
 
     overall = best(np.ones(len(places), bool))
     by_fold = {fold: best(places != fold) for fold in sorted(set(folds))}
@@ -94,6 +98,13 @@ def _choose(folds: list[int], scores: np.ndarray, candidates: list[Parameters]) 
         float(nested[0] / max(nested[1], 1e-12)),
         {fold: candidates[column] for fold, column in by_fold.items()},
     )
+
+
+def _distance(one: Parameters, start: Parameters) -> tuple[float, ...]:
+    """How far a candidate lies from the config's own values, what changes a mask most first."""
+    pairs = (one.thresholds, start.thresholds), (one.min_areas, start.min_areas)
+    thresholds, areas = (sum(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairs)
+    return (round(thresholds, 6), abs(one.neck - start.neck), abs(one.min_confidence - start.min_confidence), areas)
 
 
 def _instance_candidates(start: Parameters) -> list[Parameters]:

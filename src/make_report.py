@@ -234,12 +234,14 @@ def pseudo_picture(config: Config, paths: Paths, table: Table, row: dict[str, st
 def oof_pictures(config: Config, paths: Paths, table: Table) -> list[tuple[str, list[dict[str, Any]]]]:
     """Cards of the best, the middle and the worst out-of-fold images by the config's metric."""
     from postprocess import to_label
-    from predictions import load_parameters, read_oof
+    from predictions import judged_by_masks, load_parameters, read_oof
     from sheets import best_middle_worst
 
-    store, parameters, scores = paths.ensemble("oof"), load_parameters(paths), {}
+    store, parameters, scores, nothing = paths.ensemble("oof"), load_parameters(paths), {}, set()
     for fold in range(config.folds.count):
-        for image_id, truth, probabilities in read_oof(paths, store, fold):
+        for image_id, truth, probabilities in read_oof(paths, store, fold, dense=judged_by_masks(config)):
+            if config.task != "multiclass" and not ((truth > 0) & (truth != IGNORE_INDEX)).any():
+                nothing.add(image_id)
             scores[image_id] = image_score(config, truth, to_label(probabilities, config.task, parameters))
     groups = best_middle_worst(scores, SHOWN)
     chosen, cards = {image_id for ids in groups.values() for image_id in ids}, {}
@@ -247,8 +249,7 @@ def oof_pictures(config: Config, paths: Paths, table: Table) -> list[tuple[str, 
         for image_id, truth, probabilities in read_oof(paths, store, fold, chosen):
             prediction = to_label(probabilities, config.task, parameters)
             pictures = compare(config, paths, table, image_id, truth, prediction)
-            empty = config.task != "multiclass" and not ((truth > 0) & (truth != IGNORE_INDEX)).any()
-            note = f"{config.metric} {scores[image_id]:.4f}, fold {fold}{', nothing to find' if empty else ''}"
+            note = f"{config.metric} {scores[image_id]:.4f}, fold {fold}{', nothing to find' * (image_id in nothing)}"
             cards[image_id] = card(image_id, note, pictures)
     return [(name, [cards[image_id] for image_id in ids]) for name, ids in groups.items() if ids]
 

@@ -137,9 +137,10 @@ def read_weights(config: Config, paths: Paths) -> list[float]:
     """The fitted weight of each round that takes part. Raises UserError where ensemble.py has not run for them."""
     path, rounds = paths.runs / "ensemble" / "weights.json", member_rounds(config)
     weights = read_checked(path, Weights)["weights"]
-    if list(weights) != [f"round {round}" for round in rounds]:
+    names = [f"round {round}" for round in rounds]
+    if set(weights) != set(names):
         raise UserError(f"{path}: weights of {', '.join(weights)}, not of the config's rounds; run ensemble.py again")
-    return list(weights.values())
+    return [weights[name] for name in names]
 
 
 def label_images(

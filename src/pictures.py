@@ -87,7 +87,7 @@ def draw_label(picture: np.ndarray, label: np.ndarray, task: str, unknown: np.nd
     hidden = np.zeros(shape, bool) if unknown is None else _fit(unknown.astype(np.uint8), shape, cv2.INTER_NEAREST) > 0
     if task != "instances":
         hidden |= (small == IGNORE_INDEX).any(-1) if small.ndim == 3 else small == IGNORE_INDEX
-    colours = class_colours(task, max(2, label.shape[2] if label.ndim == 3 else 2))
+    colours = class_colours(task, label.shape[2] if label.ndim == 3 else 2)
     if task == "multiclass":
         for value in np.unique(small[~hidden]):
             _tint(drawn, small == value, class_colours(task, int(value) + 1)[-1], 0.55)

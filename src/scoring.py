@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from artifacts import Paths
-from config import Config
+from config import IGNORE_INDEX, Config
 from metrics import ConfusionMatrix
-from rules import METRICS, add_up
+from rules import METRICS, Rule, add_up
 
 _OF_MASKS = ("dice", "miou", "accuracy")
 _USUAL = {"instances": (*_OF_MASKS, "map"), "multiclass": ("miou", "accuracy")}
@@ -67,7 +67,8 @@ def label_sums(metric: str, task: str, truth: np.ndarray, prediction: np.ndarray
         planes = [((truth > 0).astype(np.uint8), prediction)]
     else:
         planes = [(truth, prediction)]
-    return np.array([add_up(rule, *plane) for plane in planes])
+    # where nothing is known nothing is right or wrong; two empty masks would be worth a point
+    return np.array([add_up(rule, *plane) if _is_known(rule, plane[0]) else (0.0, 0.0) for plane in planes])
 
 
 def matrix_score(metric: str, matrix: ConfusionMatrix) -> float:
@@ -79,6 +80,10 @@ def matrix_score(metric: str, matrix: ConfusionMatrix) -> float:
         "macro_accuracy": matrix.macro_accuracy,
     }
     return measures[metric]()
+
+
+def _is_known(rule: Rule, truth: np.ndarray) -> bool:
+    return rule.task == "instances" or bool((truth != IGNORE_INDEX).any())
 
 
 def _mean_known(values: np.ndarray) -> float:

@@ -325,3 +325,16 @@ def test_whole_runs_are_done_again_when_asked(
     with pytest.raises(UserError, match="scores.json: missing"):
         compare_configs.run_arm(args, "a", TOP / "configs/sample.yaml", [])
     assert [one for one in commands[0] if one == "--fresh"] == switches
+
+
+def test_the_ensembles_row_predicts_in_each_of_its_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TOP / "bench"))
+    import speed_prediction
+
+    speed_prediction.write_small(tmp_path / "photos", 2)
+    for folds in (1, 2):
+        model = speed_prediction.TINY | {"decoder_channels": [16, 8, 8]}
+        speed_prediction.write_workspace(tmp_path / str(folds), folds, model, {"tta": "mirror", "window": 128})
+        *_, decoded, batches = speed_prediction.call("ensemble", str(tmp_path / str(folds)), str(tmp_path / "photos"))
+        assert decoded == 2
+        assert batches > 0

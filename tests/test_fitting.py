@@ -242,3 +242,20 @@ def test_what_is_fitted_is_the_very_score_that_is_reported(task: str, metric: st
     assert fitted.nested == pytest.approx(score(fitted.by_fold))
     start = Parameters((0.5,) * len(config.classes), (0,) * len(config.classes))
     assert fitted.plain >= score(dict.fromkeys(range(2), start)) - 1e-9
+
+
+def test_folds_that_say_nothing_of_a_class_leave_its_threshold() -> None:
+    """Class b occurs in fold 0 alone: by the other folds any threshold is as good, and the config's is taken."""
+    rng = np.random.default_rng(0)
+    images = []
+    for fold in (0, 1, 2):
+        truth = np.zeros((24, 24, 2), np.uint8)
+        truth[3:15, 3:12, 0] = 1
+        truth[14:22, 14:22, 1] = fold == 0
+        haze = np.where(truth == 1, 0.8, 0.2) + rng.uniform(-0.05, 0.05, truth.shape)
+        images.append((fold, truth, haze.transpose(2, 0, 1).astype(np.float32)))
+    fitted = fit_parameters(make_config("multilabel", metric="miou"), images)
+    assert fitted.by_fold[0].thresholds[1] == 0.5
+    assert fitted.by_fold[0].min_areas == (0, 0)
+    assert fitted.parameters.thresholds == (0.5, 0.5), "the middle of a plateau rather than its edge"
+    assert fitted.nested == fitted.plain == 1.0

@@ -123,3 +123,12 @@ def test_a_legend_stays_on_its_sheet(names: list[str], titles: int, monkeypatch:
     assert sheet.x0 <= box.x0 < box.x1 <= sheet.x1
     assert sheet.y0 <= box.y0 < box.y1 <= figures[0].axes[0].get_window_extent().y0
     assert len(legend.get_texts()) == len(names)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_a_multilabel_mask_of_any_number_of_classes_is_drawn(classes: int) -> None:
+    label = np.zeros((20, 30, classes), np.uint8)
+    label[4:9, 5:15] = 1
+    drawn = draw_label(np.zeros((40, 60, 3), np.uint8), label, "multilabel")
+    assert drawn[8:18, 10:30].any()
+    assert not drawn[:6].any()

@@ -154,3 +154,14 @@ def test_hidden_labels_are_found_by_id(tmp_path: Path) -> None:
     assert hidden_truth(paths, "Tile 1/a.b") == folder / "a.b.png"
     assert hidden_truth(paths, "Tile 1/c") == folder / "c.tif"
     assert hidden_truth(paths, "Tile 1/a") is None
+
+
+@pytest.mark.parametrize("metric", ["dice", "f0.5", "boundary_f", "mask_map", "dice_global", "miou"])
+def test_an_image_of_which_nothing_is_known_changes_no_score(metric: str) -> None:
+    config = parse_config({"name": "x", "postprocess": {"metric": metric}})
+    truth, prediction = np.zeros((2, 9, 9), np.uint8)
+    truth[2:6, 2:6] = prediction[3:7, 3:7] = 1
+    unknown, everything = np.full((9, 9), 255, np.uint8), np.ones((9, 9), np.uint8)
+    alone = score_pairs(config, [(truth, prediction)])
+    assert score_pairs(config, [(truth, prediction), *[(unknown, everything)] * 3]) == alone
+    assert np.isnan(score_pairs(config, [(unknown, everything)])[metric])
