@@ -40,6 +40,11 @@ def main(args: argparse.Namespace) -> None:
     joint = next((number for number, one in enumerate(config.rounds) if one.phase == "joint"), None)
     if joint is None:
         raise UserError(f"{args.config}: no round is joint, so there is nothing to compare")
+    if not all(one.train.steps_per_epoch for one in config.rounds[: joint + 1]):
+        raise UserError(
+            "train.steps_per_epoch: give a number, as --set train.steps_per_epoch=25; an epoch once through the real "
+            "images has more steps where the pool takes a part of each batch, and the arms would differ"
+        )
     rows = []
     for seed in args.seeds:
         arms = {arm: arm_overrides(config, arm, joint, seed) for arm in ("supervised", "joint")}

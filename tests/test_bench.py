@@ -155,6 +155,9 @@ def test_a_ceiling_is_judged_on_images_that_no_arm_learnt_from(
     args.ceiling = 0
     with pytest.raises(UserError, match="data.labels.keep"):
         compare_pseudo.main(args)
+    args.overrides = ["train.steps_per_epoch=0"]
+    with pytest.raises(UserError, match="train.steps_per_epoch: give a number"):
+        compare_pseudo.main(args)
 
 
 def test_a_density_sweep_ends_in_a_table_and_a_plot(
