@@ -12,6 +12,7 @@ import torch
 from artifacts import Paths
 from config import Config
 from dataset import Record, Source, StepSampler, TrainingDataset, collate, load_image, load_label, make_loader
+from errors import UserError
 from images import write_mask
 from settings import parse_config
 
@@ -73,6 +74,20 @@ def test_samples_are_the_same_for_any_workers(records: list[Record], paths: Path
     ]
     assert torch.equal(again["image"], others[0])
     assert not torch.equal(again["image"], others[1])
+
+
+def test_a_mistake_in_the_data_is_one_line_from_any_worker(records: list[Record], paths: Paths) -> None:
+    broken = paths.root / "2.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    said = []
+    for workers in (0, 1):
+        config = make_config(augment=STILL, workers=workers)
+        dataset = TrainingDataset([Source("labelled", records, 2)], config, paths, 0, 0)
+        with pytest.raises(UserError) as caught:
+            list(make_loader(dataset, StepSampler((2,), 0, 4), torch.device("cpu")))
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert said[0].startswith(f"{broken}: ")
 
 
 def test_a_pass_shows_every_image_once(records: list[Record], paths: Paths) -> None:
