@@ -61,6 +61,8 @@ def start(folder: Path, code: str, children: int) -> tuple[subprocess.Popen, lis
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # where the tests run in a shell's background, it is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     ids: list[int] = []
     for _ in range(600):

@@ -45,7 +45,8 @@ def house(tmp_path: Path) -> Path:
     (top / "src").mkdir(parents=True)
     (top / "configs").mkdir()
     shutil.copy(TOP / "run.sh", top)
-    for name in ("errors", "memory", "yamls", "config", "settings", "disk", "artifacts", "cli", "stages", "run_stages"):
+    names = "errors memory yamls config settings disk children artifacts cli stages run_stages"
+    for name in names.split():
         shutil.copy(TOP / "src" / f"{name}.py", top / "src")
     for name in STAGES:
         (top / "src" / f"{name}.py").write_text(STAGE)
