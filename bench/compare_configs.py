@@ -14,7 +14,6 @@ elsewhere before.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from artifacts import Paths, read_json, write_json  # noqa: E402
 from cli import make_parser, run_script  # noqa: E402
 from config import Config  # noqa: E402
 from errors import UserError  # noqa: E402
+from layouts import read_epochs  # noqa: E402
 from settings import load_config  # noqa: E402
 
 
@@ -65,8 +65,7 @@ def run_arm(args: argparse.Namespace, name: str, file: Path, overrides: list[str
 def training_minutes(config: Config, paths: Paths, round: int) -> float:
     """What a round's epochs took, all folds together, without their evaluation."""
     logs = [paths.run(round, fold) / "log.jsonl" for fold in range(config.folds.count)]
-    lines = [json.loads(line) for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
-    return sum(line["seconds"] for line in lines) / 60.0
+    return sum(line["seconds"] for log in logs for line in read_epochs(log)) / 60.0
 
 
 def print_table(rows: list[dict], arms: list[str]) -> None:

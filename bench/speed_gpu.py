@@ -13,7 +13,7 @@ from speed_training import ENCODERS, STEPS, make_config, used_precision, write_i
 from torch.profiler import ProfilerActivity, profile
 
 from artifacts import Paths
-from dataset import Source, StepSampler, TrainingDataset, make_loader
+from dataset import Source, StepSampler, TrainingDataset, load_batches
 from engine import Learner, make_learner, move, train_one_epoch
 from runtime import best_device, make_accelerator
 
@@ -77,7 +77,7 @@ def open_loop(folder: Path, encoder: str, compiled: bool, batch: int) -> tuple[L
         learner.compile()
     sources = [Source("labelled", write_images(folder), batch)]
     dataset = TrainingDataset(sources, config, Paths(folder, "b"), 0, 0)
-    return learner, iter(make_loader(dataset, StepSampler((batch,), 0, STEPS), accelerator.device))
+    return learner, load_batches(dataset, StepSampler((batch,), 0, STEPS), accelerator.device)
 
 
 def run_epoch(learner: Learner, batches: Iterator[dict], steps: int) -> float:

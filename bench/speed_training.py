@@ -20,7 +20,7 @@ from torch import nn
 
 from artifacts import Paths
 from config import Config
-from dataset import Record, Source, StepSampler, TrainingDataset, make_loader
+from dataset import Record, Source, StepSampler, TrainingDataset, load_batches
 from engine import Learner, make_learner, train_one_epoch
 from images import write_mask
 from runtime import keep_freed_memory, make_accelerator, mend_torchvision
@@ -126,7 +126,7 @@ def open_loop(encoder: str, folder: Path, records: list[Record], **train: Any) -
     dataset = TrainingDataset([Source("labelled", records, BATCH)], config, Paths(folder, "b"), 0, 0)
     for number in range(IMAGES):
         dataset[(0, number)]
-    return learner, iter(make_loader(dataset, StepSampler((BATCH,), 2, STEPS), accelerator.device))
+    return learner, load_batches(dataset, StepSampler((BATCH,), 2, STEPS), accelerator.device)
 
 
 def step(learner: Learner, batches: Iterator, count: int = 1) -> Callable[[], None]:

@@ -1,7 +1,7 @@
 """Training samples: labelled, sparse, pseudo-labelled and unlabelled images, cut, augmented and normalised.
 
     dataset = TrainingDataset([Source("labelled", records, per_batch=8)], config, paths, round=0, fold=0)
-    loader = make_loader(dataset, StepSampler((8,), first=0, last=100), device)
+    loader = load_batches(dataset, StepSampler((8,), first=0, last=100), device)
 
 A sample is a pure function of `(source, number)`: which image, which window, which augmentation. Loader workers,
 processes and a restart after a kill therefore cannot change what a step sees.
@@ -269,10 +269,15 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         return (self.last - self.first) * self.accumulate
 
 
-def make_loader(dataset: TrainingDataset, sampler: StepSampler, device: torch.device) -> DataLoader:
-    """Batches grouped by kind: `{"labelled": {"image": (n, C, h, w), "target": …, "image_id": […]}, …}`."""
+def load_batches(
+    dataset: TrainingDataset, sampler: StepSampler, device: torch.device
+) -> Iterator[dict[str, dict[str, Any]]]:
+    """Batches grouped by kind: `{"labelled": {"image": (n, C, h, w), "target": …, "image_id": […]}, …}`.
+
+    Raises UserError for a broken image or label, whichever process reads it.
+    """
     kinds = [source.kind for source in dataset.sources for _ in range(source.per_batch)]
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=dataset.workers,
@@ -280,6 +285,14 @@ def make_loader(dataset: TrainingDataset, sampler: StepSampler, device: torch.de
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if dataset.workers else None,
     )
+    return _told(iter(loader))  # begun here: it draws from torch's random numbers, which the caller then seeds
+
+
+def _told(batches: Iterator[dict[str, dict[str, Any]]]) -> Iterator[dict[str, dict[str, Any]]]:
+    try:
+        yield from batches
+    except UserError as error:  # a worker's comes with its stack trace, whose last line it is
+        raise UserError(str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].strip()) from None
 
 
 def collate(samples: list[dict[str, Any]], kinds: list[Kind]) -> dict[str, dict[str, Any]]:

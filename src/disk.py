@@ -20,7 +20,7 @@ from typing import IO
 
 from errors import UserError
 
-ELSEWHERE = "choose another place"
+ELSEWHERE = "write elsewhere, by --workspace, --output or --masks"
 REFUSALS = {
     errno.ENOSPC: "the disk is full; free some space and start again",
     errno.EDQUOT: "the disk quota is used up; free some space and start again",

@@ -10,10 +10,6 @@ class UserError(Exception):
     ``train.csv row 7: id 'a1' has no image under train/; add the image or drop the row``.
     """
 
-    def __init__(self, message: str):
-        # a process that loads samples for a training hands on a whole stack trace, which this is the end of
-        super().__init__(message.rpartition("errors.UserError: ")[2].strip())
-
 
 def one_line(text: object) -> str:
     """A message as a terminal can show it: what it quotes may be long, have many lines or hold control characters."""

@@ -102,11 +102,14 @@ def read_folder(
 
     Raises UserError naming the file whose values or planes do not fit.
     """
-    if unknown := sorted(details.keys() - masks.keys()):
-        raise UserError(f"instances.csv: {unknown[0]!r} is no mask's id, as {min(masks)!r} is ({len(unknown)} such)")
+    of_instances = isinstance(fmt, TableFormat) and fmt.rows in INSTANCES
+    if of_instances and (unknown := sorted(details.keys() - masks.keys())):
+        raise UserError(
+            f"instances.csv: image_id {unknown[0]!r} is no mask's ({len(unknown)} such); write it like {min(masks)!r}"
+        )
     for image_id, path in masks.items():
         raw = read_label_file(path, colours=False)
-        if isinstance(fmt, TableFormat) and fmt.rows in INSTANCES:
+        if of_instances:
             label, kind = _instance_label(raw, path, len(classes), task, image_id in details)
             given = details.get(image_id, {})
             if kind == "instances":

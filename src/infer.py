@@ -48,13 +48,17 @@ def main(args: argparse.Namespace) -> None:
             raise UserError("--masks and --overlay go with --images DIR; without it a submission is written")
         infer(config, paths, args.output, args.scratch)
         return
-    if args.masks is None:
-        named = Path(os.path.abspath(args.images))  # "." has no name
-        if not named.name:
-            raise UserError(f"--images {args.images}: say with --masks where their masks go")
-        args.masks = named.with_name(f"{named.name}_masks")
+    output = args.masks or folder_beside(args.images)
     choices = {"overlay": args.overlay, "fresh": args.fresh, "scratch": args.scratch}
-    label_folder(config, paths, args.images, args.masks, **choices)
+    label_folder(config, paths, args.images, output, **choices)
+
+
+def folder_beside(images: Path) -> Path:
+    """Where the masks of a folder of pictures go unless said. Raises UserError where nothing can lie beside it."""
+    named = Path(os.path.abspath(images))  # "." has no name
+    if not named.name:
+        raise UserError(f"--images {images}: say with --masks where their masks go")
+    return named.with_name(f"{named.name}_masks")
 
 
 def infer_bundle(bundle: Path, root: Path, output: Path) -> int:

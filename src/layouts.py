@@ -123,24 +123,25 @@ class Submitted(Layout):
 def read_checked(path: Path, layout: type[Layout]) -> dict[str, Any]:
     """A stage's JSON file. Raises UserError, naming the file and the key, where it is missing, broken or not of the
     layout."""
-    return _checked(path, read_json(path), layout)
+    return _checked(path, read_json(path), layout, "delete it and run its stage again")
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
     """The lines of a fold's log.jsonl. Raises UserError as `read_checked` does, naming the line."""
+    mend = "train.py --fresh makes it again"
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     except (FileNotFoundError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no readable log ({error}); train.py --fresh makes it again") from None
-    return [_checked(f"{path}, line {number}", line, LogLine) for number, line in enumerate(lines, 1)]
+        raise UserError(f"{path}: no readable log ({error}); {mend}") from None
+    return [_checked(f"{path}, line {number}", line, LogLine, mend) for number, line in enumerate(lines, 1)]
 
 
-def _checked(place: Path | str, values: Any, layout: type[Layout]) -> dict[str, Any]:
+def _checked(place: Path | str, values: Any, layout: type[Layout], mend: str) -> dict[str, Any]:
     try:
         layout.model_validate(values)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
         reason = f"{where}: {fault['msg']}" if where else "it holds no such mapping"
-        raise UserError(f"{place}: not as its stage wrote it ({reason}); delete it and run its stage again") from None
+        raise UserError(f"{place}: not as its stage wrote it ({reason}); {mend}") from None
     return values

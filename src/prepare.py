@@ -264,7 +264,7 @@ def share_out(config: Config, coverage: "pd.DataFrame") -> dict[str, str]:
 
     labels, count = config.data.labels, len(coverage)
     keep, test = labels.keep or 0, labels.keep_test or 0
-    if not 0 < keep <= count:
+    if keep > count:
         raise UserError(f"data.labels.keep: {keep}, but {count} images have labels; give 1 to {count}")
     rest = count - keep - test
     unlabelled = rest if labels.keep_unlabelled is None else labels.keep_unlabelled

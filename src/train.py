@@ -86,7 +86,7 @@ def train_fold(config: Config, paths: Paths, round: int, stages: dict[int, Stage
     """Train one claimed fold to its end, from where it was if it was interrupted, and write its manifest."""
     import torch
 
-    from dataset import StepSampler, TrainingDataset, make_loader
+    from dataset import StepSampler, TrainingDataset, load_batches
     from engine import train_one_epoch
     from foresight import foretell
     from runtime import derive_seed, describe_machine, keep_freed_memory, make_accelerator
@@ -116,7 +116,7 @@ def train_fold(config: Config, paths: Paths, round: int, stages: dict[int, Stage
     place = (accelerator.process_index, accelerator.num_processes)
     sampler = StepSampler(per_batch, epoch * steps, settings.epochs * steps, settings.accumulate, *place)
     # one loader for all epochs: its workers keep their decoded images, and work on while the model is evaluated
-    batches = iter(make_loader(dataset, sampler, accelerator.device))
+    batches = load_batches(dataset, sampler, accelerator.device)
     while epoch < settings.epochs and not stopped_early(log, settings.early_stopping):
         torch.manual_seed(derive_seed(config.seed, "epoch", round, fold, epoch))
         title = f"round {round} fold {fold} epoch {epoch + 1}/{settings.epochs}"

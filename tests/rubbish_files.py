@@ -213,7 +213,7 @@ PATHS: dict[str, tuple[Spoil, str | Check]] = {
         both(
             file_at("taken"),
             lambda one: ["prepare", "--workspace", str(one / "taken"), "--set", f"data.root={one}/raw"]),
-        r"/taken/.*: a file stands where a folder should be; choose another place"),
+        r"/taken/.*: a file stands where a folder should be; write elsewhere, by --workspace"),
 }  # fmt: skip
 
 NAMES = ",".join(f"class{number}" for number in range(100))

@@ -11,7 +11,7 @@ import torch
 
 from artifacts import Paths
 from config import Config
-from dataset import Record, Source, StepSampler, TrainingDataset, collate, load_image, load_label, make_loader
+from dataset import Record, Source, StepSampler, TrainingDataset, collate, load_batches, load_image, load_label
 from errors import UserError
 from images import write_mask
 from settings import parse_config
@@ -61,7 +61,7 @@ def test_samples_are_the_same_for_any_workers(records: list[Record], paths: Path
     for workers in (0, 2):
         config = make_config(augment=augment, workers=workers)
         dataset = TrainingDataset(sources, config, paths, 0, 1)
-        loader = make_loader(dataset, StepSampler((2, 1), 0, 4), torch.device("cpu"))
+        loader = load_batches(dataset, StepSampler((2, 1), 0, 4), torch.device("cpu"))
         batches.append(list(loader))
     assert same({str(n): one for n, one in enumerate(batches[0])}, {str(n): one for n, one in enumerate(batches[1])})
     assert batches[0][0]["labelled"]["image"].shape == (2, 3, 32, 32)
@@ -84,7 +84,7 @@ def test_a_mistake_in_the_data_is_one_line_from_any_worker(records: list[Record]
         config = make_config(augment=STILL, workers=workers)
         dataset = TrainingDataset([Source("labelled", records, 2)], config, paths, 0, 0)
         with pytest.raises(UserError) as caught:
-            list(make_loader(dataset, StepSampler((2,), 0, 4), torch.device("cpu")))
+            list(load_batches(dataset, StepSampler((2,), 0, 4), torch.device("cpu")))
         said.append(str(caught.value))
     assert said[0] == said[1]
     assert said[0].startswith(f"{broken}: ")

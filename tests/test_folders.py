@@ -191,7 +191,10 @@ def test_classes_that_are_only_numbered_keep_their_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("a.png,1,,0.3\na.png,2,,0.2\n", r"instances\.csv: 'a\.png' is no mask's id, as 'a' is"),
+        (
+            "a.png,1,,0.3\na.png,2,,0.2\n",
+            r"instances\.csv: image_id 'a\.png' is no mask's .*; write it like 'a'",
+        ),
         ("a,1,,0.3\n", r"a\.png: instance 2 has no class or score; add its row to instances\.csv"),
         ("a,1,,0.3\na,2,,0.3\na,3,,0.3\n", r"a\.png: instance 3 of instances\.csv has no pixel; drop its row"),
     ],

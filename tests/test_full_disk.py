@@ -109,7 +109,7 @@ def test_a_stage_that_another_process_is_at_or_that_cannot_be_written_is_left_al
     else:
         monkeypatch.setattr(Path, "open", refuse)
         error = fail(script, folder, *arguments)
-        assert "the folder is read-only; choose another place" in error
+        assert "the folder is read-only; write elsewhere, by --workspace" in error
         monkeypatch.undo()
     assert contents(folder) == before
 
