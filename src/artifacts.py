@@ -54,6 +54,11 @@ class Paths:
         return self.data / "coverage.csv"
 
     @property
+    def contents(self) -> Path:
+        """A digest of each split's images, and of the hidden labels: nothing else tells that one was replaced."""
+        return self.data / "contents.json"
+
+    @property
     def folds(self) -> Path:
         return self.root / "folds" / f"{self.name}.csv"
 

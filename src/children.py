@@ -38,7 +38,7 @@ def call_beside(function: Callable[..., Answer], jobs: Sequence[tuple[Any, ...]]
     Raises UserError where the system ended one of them. Function, jobs and answers are pickled.
     """
     # a forked child would wait for ever on locks that torch holds in its parent
-    spawn, count = multiprocessing.get_context("spawn"), min(_count_cores(), len(jobs))
+    spawn, count = multiprocessing.get_context("spawn"), min(count_cores(), len(jobs))
     with ProcessPoolExecutor(count, mp_context=spawn, initializer=end_with_parent) as pool:
         # a terminal's Ctrl-C goes to all: each child would show where it was
         heed = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -59,5 +59,6 @@ def call_beside(function: Callable[..., Answer], jobs: Sequence[tuple[Any, ...]]
             raise
 
 
-def _count_cores() -> int:
+def count_cores() -> int:
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

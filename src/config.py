@@ -100,7 +100,7 @@ class Data(Section):
     # where a missing root is downloaded from, and where submissions go: competitions/NAME or datasets/OWNER/NAME
     kaggle: Annotated[str, Field(pattern=r"^(competitions/[\w-]+|datasets/[\w-]+/[\w-]+)?$")] = ""
     generator: Literal["none", "scenes", "microct"] = "none"  # write a competition here when it is missing
-    size: Positive | None = None  # the side of the generator's images; None: its own choice
+    size: Annotated[int, Field(ge=16)] | None = None  # the side of the generator's images; None: its own choice
     images: str = "train/{id}.png"
     unlabelled: str = ""
     test: str = ""
@@ -221,8 +221,8 @@ class Train(Section):
     schedule: Literal["onecycle", "cosine", "step", "plateau", "constant"] = "onecycle"
     warmup: Share = 0.1  # of all steps (onecycle, cosine)
     step_epochs: Positive = 10  # step: lower the rate every so many epochs
-    gamma: Share = 0.5  # step, plateau: by this factor
-    patience: Positive = 10  # plateau: epochs without a better score
+    gamma: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5  # step, plateau: by this factor
+    patience: Positive = 10  # plateau: after more than so many epochs without a better score
     early_stopping: Annotated[int, Field(ge=0)] = 0  # epochs without a better score; 0: never
     clip: Annotated[float, Field(ge=0.0)] = 1.0  # gradient norm; 0: off
     ema: Share = 0.99  # 0: off

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from artifacts import Paths
-from augmentations import apply_geometry, apply_photometry, make_recipe
+from augmentations import Recipe, apply_geometry, apply_photometry, make_recipe
 from config import IGNORE_INDEX, Config, Image, Train
 from errors import UserError
 from images import check_instances, full_scale, read_image, read_mask, resize_label
@@ -30,13 +30,17 @@ from transforms import (
     UNKNOWN_INSTANCE,
     cut_centre,
     cut_window,
+    draw_box,
+    draw_sample,
     draw_window,
     instance_classes,
     normalise,
+    renumber,
     resize_image,
     shrink_sparse,
     soft_instance_classes,
     statistics,
+    stretch,
     working_shape,
 )
 
@@ -79,6 +83,7 @@ class Picture:
     centres: list[np.ndarray]  # per class (n, 2): rows and columns
     mean: np.ndarray
     std: np.ndarray
+    sample: np.ndarray | None = None  # (h, crop, C): some of its pixels, where each image is normalised by its own
 
 
 def make_records(table: "pd.DataFrame", points: "pd.DataFrame | None" = None) -> list[Record]:
@@ -101,18 +106,18 @@ def load_image(path: Path, settings: Image, patch: int | None = None) -> tuple[n
 
     With `patch`, only the square of that side in its middle.
 
-    A float image beyond [0, 1] is stretched to it where `normalise` is "image", for which its scale does not matter;
-    else raises UserError.
+    Where `normalise` is "image", for which its range does not matter, the image is stretched to all of it: photometry,
+    in shares of that range, would drown a dark one. Else raises UserError for a float image beyond [0, 1].
     """
     image = read_image(path, settings.channels)
     scale = full_scale(image)
     if image.dtype != np.uint8:
         image, scale = image.astype(np.float32) / scale, 1.0
-        low, high = float(image.min()), float(image.max())
-        if low < 0.0 or high > 1.0:  # photometry would cut it off
-            if settings.normalise == "fixed":
-                raise UserError(f"{path}: values from {low:g} to {high:g}, not 0 to 1; say image.normalise=image")
-            image = (image - low) / max(high - low, 1e-12)
+    if settings.normalise == "image":
+        image = stretch(image)
+    elif image.dtype != np.uint8 and (image.min() < 0.0 or image.max() > 1.0):  # photometry would cut it off
+        values = f"values from {image.min():g} to {image.max():g}"
+        raise UserError(f"{path}: {values}, not 0 to 1; say image.normalise=image")
     mean, std = statistics(image, settings, scale)
     image = cut_centre(image, patch)
     return resize_image(image, working_shape(*image.shape[:2], settings)), mean, std
@@ -127,7 +132,7 @@ def load_label(record: Record, config: Config, paths: Paths, shape: tuple[int, i
             return part_soft_instances(soft, config.postprocess.neck, record.image_id)
         return soft
     if record.points is not None:
-        return rasterise(record.points, shape, shape[0] / record.size[0])
+        return rasterise(record.points, shape, record.size)
     if record.mask:
         label = read_mask(paths.resolve(record.mask))
         if config.task == "instances":
@@ -180,20 +185,32 @@ class TrainingDataset(Dataset):
         record, picture, image, label, seed = self._cut(source, number)
         rng = np.random.default_rng([self.seed, source, number, 1])
         mixed = rng.random() < (self.pool_cutmix if kind == "unlabelled" else self.train.augment.cutmix)
-        box = _draw_box(self.train.augment.crop, rng) if mixed else (slice(0, 0), slice(0, 0))
+        box = draw_box(self.train.augment.crop, rng) if mixed else (slice(0, 0), slice(0, 0))
+        view = self._view(self.strong if kind == "unlabelled" else self.recipe, image, picture, seed)
         if mixed and kind != "unlabelled":
             # a number from beyond any run's reach, so that the partner is not the next sample of an epoch
-            _, _, other, other_label, _ = self._cut(source, number + 2**40)
-            image[box], label[box] = other[box], other_label[box]
-        full = 255.0 if image.dtype == np.uint8 else 1.0
-        recipe = self.strong if kind == "unlabelled" else self.recipe
-        strong = normalise(apply_photometry(recipe, image, seed), picture.mean, picture.std, full)
-        sample = {"image_id": record.image_id, "image": torch.from_numpy(strong)}
+            _, picture, other, other_label, seed = self._cut(source, number + 2**40)
+            view[:, *box] = self._view(self.recipe, other, picture, seed)[:, *box]
+            if self.config.task == "instances":
+                other_label = renumber(other_label, label)
+            label[box] = other_label[box]
+        sample = {"image_id": record.image_id, "image": torch.from_numpy(view)}
         if kind == "unlabelled":
+            full = 255.0 if image.dtype == np.uint8 else 1.0
             weak = torch.from_numpy(normalise(image, picture.mean, picture.std, full))
             corners = torch.tensor([edge for side in box for edge in (side.start, side.stop)])
             return sample | {"image": weak, "strong": sample["image"], "box": corners}
         return sample | {"target": self._target(label, bool(record.soft))}
+
+    def _view(self, recipe: Recipe, image: np.ndarray, picture: Picture, seed: int) -> np.ndarray:
+        """`(C, h, w) float32`: a window changed by photometry and normalised: where each image is by its own mean and
+        deviation, by those that it would have in these tones."""
+        changed, sample = apply_photometry(recipe, image, seed, picture.sample)
+        full = 255.0 if image.dtype == np.uint8 else 1.0
+        mean, std = picture.mean, picture.std
+        if picture.sample is not None:
+            mean, std = statistics(sample, self.config.image, full)
+        return normalise(changed, mean, std, full)
 
     def _cut(self, source: int, number: int) -> tuple[Record, Picture, np.ndarray, np.ndarray, int]:
         """The image a number stands for, its random window in training geometry, and the seed of its photometry."""
@@ -225,7 +242,10 @@ class TrainingDataset(Dataset):
         label = load_label(record, self.config, self.paths, image.shape[:2])
         wanted = self.train.augment.foreground and not record.soft
         centres = _find_centres(label, self.config.task, position) if wanted else []
-        picture = Picture(image, label, centres, mean, std)
+        sample = None
+        if self.config.image.normalise == "image":
+            sample = draw_sample(image, self.train.augment.crop, position)
+        picture = Picture(image, label, centres, mean, std, sample)
         if self._room > 0:
             self._cache[key] = picture
             self._room -= image.nbytes + label.nbytes
@@ -310,15 +330,6 @@ def collate(samples: list[dict[str, Any]], kinds: list[Kind]) -> dict[str, dict[
 def _shuffled(seed: int, source: int, cycle: int, count: int) -> np.ndarray:
     """The order of a source's images in one pass through them."""
     return np.random.default_rng([seed, source, cycle, 2]).permutation(count)
-
-
-def _draw_box(size: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """CutMix's rectangle (arXiv:1905.04899): its area is uniform, its place too."""
-    area, ratio = rng.uniform(0.1, 0.5), np.exp(rng.uniform(-0.7, 0.7))
-    height = int(np.clip(size * np.sqrt(area * ratio), 1, size))
-    width = int(np.clip(size * np.sqrt(area / ratio), 1, size))
-    top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
-    return slice(top, top + height), slice(left, left + width)
 
 
 def _find_centres(label: np.ndarray, task: str, seed: int) -> list[np.ndarray]:

@@ -60,8 +60,7 @@ class Learner:
     def set_training(self) -> None:
         """Put the model in its training state, but for norms that are frozen."""
         self.model.train()
-        if self.round.freeze_norms:
-            freeze_norms(self.plain_model)
+        freeze_norms(self.plain_model, all=self.round.freeze_norms)
 
     def compile(self) -> None:
         """Have torch.compile make the steps quicker; the weights and what they are called stay as they are."""
@@ -137,7 +136,8 @@ def make_schedule(optimizer: torch.optim.Optimizer, train: Train, steps_per_epoc
     total = train.epochs * steps_per_epoch
     schedulers = torch.optim.lr_scheduler
     if train.schedule == "plateau":
-        return schedulers.ReduceLROnPlateau(optimizer, "max", train.gamma, train.patience, min_lr=1e-6)
+        patience = train.patience // train.evaluate_every  # torch counts evaluations
+        return schedulers.ReduceLROnPlateau(optimizer, "max", train.gamma, patience, min_lr=1e-6)
     if train.schedule == "onecycle":
         rates = [group["lr"] for group in optimizer.param_groups]
         # a little less: torch divides by the length of the climb, which may be 0 to the last digit

@@ -21,7 +21,7 @@ from artifacts import PATCHES, Paths, Stage, stage_settings, write_json
 from cli import make_parser, open_config, run_script
 from config import Config
 from errors import UserError
-from layouts import Scores, read_checked
+from layouts import Contents, Scores, read_checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,6 +131,7 @@ def score_submission(args: argparse.Namespace) -> None:
 
 def evaluate_stage(config: Config, paths: Paths) -> Stage:
     settings = stage_settings(config, "task", "classes", "postprocess") | {"judges": judges(config)}
+    settings["solution"] = read_checked(paths.contents, Contents)["solution"]
     manifests = [
         paths.run(round, fold) / "manifest.json"
         for round in range(len(config.rounds))

@@ -19,12 +19,11 @@ from config import Config, Data
 from errors import UserError
 from images import image_size
 from layouts import Manifest, read_checked
-from listing import FIELD, TABLES, check_root, glob_of
+from listing import FIELD, SPLITS, TABLES, check_root, glob_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SPLITS = ("labelled", "unlabelled", "test")
 COLUMNS = ("image_id", "image", "mask", "points", "group", "split", "height", "width")
 PSEUDO_COLUMNS = ("image_id", "mask", "confidence", "kept", "teachers")  # of the pseudo-labels' index.csv
 

@@ -31,6 +31,15 @@ class Manifest(Layout):
     made_from: Made
 
 
+class Contents(Layout):
+    """What data was prepared: digests."""
+
+    labelled: str
+    unlabelled: str
+    test: str
+    solution: str
+
+
 class Training(Manifest):
     """Of a fold's run."""
 

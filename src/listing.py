@@ -6,12 +6,14 @@ list_contents(config.data, root)  # {"data.images": "56 files, 0a1b2c3d4e5f", "d
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from artifacts import fingerprint
 from config import Data
 from errors import UserError
 
+SPLITS = ("labelled", "unlabelled", "test")
 TABLES = (".csv", ".json", ".jsonl")  # files that hold the labels of many images
 FIELD = re.compile(r"\{([A-Za-z_]\w*)\}|(\*+)")  # of a template: see index.py
 
@@ -48,6 +50,17 @@ def list_contents(data: Data, root: Path) -> dict[str, str]:
         for key, template in (templates | labels).items()
         if template
     }
+
+
+def digest_contents(images: Iterable[tuple[str, str, bytes]], solution: Path) -> dict[str, str]:
+    """By split a digest of its images, `(split, image_id, digest of the file)`, and one of the folder of hidden
+    labels."""
+    parts = {name: hashlib.sha256() for name in (*SPLITS, "solution")}
+    for split, image_id, digest in images:
+        parts[split].update(repr((image_id, digest)).encode())
+    for path in sorted(path for path in solution.rglob("*") if path.is_file()):
+        parts["solution"].update(repr((path.relative_to(solution).as_posix(), fingerprint(path))).encode())
+    return {name: digest.hexdigest()[:16] for name, digest in parts.items()}
 
 
 def glob_of(template: str) -> str:

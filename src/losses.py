@@ -126,17 +126,23 @@ def _pass_messages(answers: Tensor, guide: Tensor, radius: int) -> tuple[Tensor,
     return received, kernels
 
 
-def class_weights(counts: Tensor, kind: Literal["none", "frequency", "sqrt_frequency"]) -> Tensor | None:
+def class_weights(
+    counts: Tensor, kind: Literal["none", "frequency", "sqrt_frequency"], exclusive: bool = True
+) -> Tensor | None:
     """Weights from pixel counts `(C,)`: inverse to the (root of the) frequency, of mean 1 over the labelled pixels.
 
-    A class that never occurs gets weight 0, as nothing can be learnt of it.
+    A class that never occurs gets weight 0, as nothing can be learnt of it. Classes that are not `exclusive` have a
+    plane each, and each plane all pixels: then the mean over those that occur is 1, and one that never does, of which
+    its absence can be learnt, weighs 1.
     """
     if kind == "none":
         return None
     share = counts.double() / counts.sum()
     inverse = torch.where(share > 0, 1.0 / share.clamp(min=1e-12), torch.zeros_like(share))
     weights = inverse if kind == "frequency" else inverse.sqrt()
-    return (weights / (weights * share).sum()).float()
+    if exclusive:
+        return (weights / (weights * share).sum()).float()
+    return torch.where(share > 0, weights / weights[share > 0].mean(), 1.0).float()
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, loss: Loss, weights: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # version 2 and 1
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,13 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def memory_size() -> int:
-    """The machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """The machine's memory in bytes, or what its container may take of it."""
+    told = [path.read_text(encoding="utf-8").strip() for path in LIMITS if path.is_file()]
+    limits = [int(limit) for limit in told if limit.isdecimal()]  # "max" where there is none
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
 
 
 def check_memory(needed: int, what: str) -> None:
     """Raises ValueError where something takes more bytes than the machine has."""
     if needed > memory_size():
-        raise ValueError(f"{what} take {needed / 1e9:.1f} GB, more memory than this machine has")
+        raise ValueError(f"{what} take {needed / 1e9:.1f} GB, more memory than there is here")

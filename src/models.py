@@ -117,13 +117,14 @@ def freeze_stages(encoder: nn.Module, stages: int) -> None:
         block.requires_grad_(False)
 
 
-def freeze_norms(model: nn.Module) -> None:
-    """Have batch norms answer by their running means and variances, which then stay; scale and shift learn on.
+def freeze_norms(model: nn.Module, all: bool) -> None:
+    """Have batch norms answer by their running means and variances, which then stay: those of frozen stages, or all,
+    whose scale and shift learn on.
 
     Undone by `model.train()`.
     """
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (all or not module.weight.requires_grad):
             module.eval()
 
 

@@ -1,7 +1,7 @@
 """Sparse labels: a table of points, `image_id,x,y,class`, and points drawn as a label array.
 
 points = read_points(Path("points.csv"), ("land", "water"), {"a": (256, 256)})
-label = rasterise(points_by_image(points)["a"], (128, 128), scale=0.5)
+label = rasterise(points_by_image(points)["a"], (128, 128), (256, 256))
 drawn = sample_points(dense_label, config.data.labels.points, seed=1)
 """
 
@@ -81,14 +81,14 @@ def points_by_image(table: "pd.DataFrame") -> dict[str, np.ndarray]:
     return dict(zip(ids.categories.astype(str), np.split(rows, ends[:-1]), strict=True)) if len(ends) else {}
 
 
-def sample_points(label: np.ndarray, drawn: DrawnPoints, seed: int, scale: float = 1.0) -> np.ndarray:
+def sample_points(label: np.ndarray, drawn: DrawnPoints, seed: int, shape: tuple[int, int] | None = None) -> np.ndarray:
     """Points of a dense label `(H, W) uint8`: `(N, 3) int32` of x, y and class, in random order, none twice.
 
     Known pixels are drawn evenly, or `per_class` of each class that occurs; where there are fewer, all are taken. A
-    larger number drawn from one seed holds the smaller one's points. With a `scale` below 1 (working size / own size)
-    each point is the middle of another pixel of that grid, and `rasterise` at that scale brings back every one.
+    larger number drawn from one seed holds the smaller one's points. With the `shape` of a smaller working scale each
+    point is the middle of another pixel of that grid, and `rasterise` at that shape brings back every one.
     """
-    rows, columns = (_grid(side, scale) for side in label.shape)
+    rows, columns = (_grid(side, count) for side, count in zip(label.shape, shape or label.shape, strict=True))
     grid = label[np.ix_(rows, columns)].ravel()
     order = np.random.default_rng(seed).permutation(np.flatnonzero(grid != IGNORE_INDEX))
     if drawn.per_class is not None:
@@ -112,15 +112,17 @@ def join_points(drawn: Mapping[str, np.ndarray]) -> "pd.DataFrame":
     return table
 
 
-def rasterise(points: np.ndarray, shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:
-    """One image's points, `(N, 3)` of x, y and class, as `(H, W)` uint8 at a working scale (working size / own size).
+def rasterise(points: np.ndarray, shape: tuple[int, int], size: tuple[int, int] | None = None) -> np.ndarray:
+    """One image's points, `(N, 3)` of x, y and class, as `(H, W)` uint8 of a shape, which may be another than the
+    image's own `size`.
 
     It is 255 where there is no point. Points of several classes that fall on one pixel there leave it at 255.
     """
     label = np.full(shape, IGNORE_INDEX, np.uint8)
-    # a point is the middle of its pixel, whatever the scale
-    x = ((points[:, 0] + 0.5) * scale).astype(int).clip(0, shape[1] - 1)
-    y = ((points[:, 1] + 0.5) * scale).astype(int).clip(0, shape[0] - 1)
+    height, width = size or shape
+    # a point is the middle of its pixel, whatever the scale; a side's is rounded for itself
+    x = ((points[:, 0] + 0.5) * shape[1] / width).astype(int)
+    y = ((points[:, 1] + 0.5) * shape[0] / height).astype(int)
     classes = points[:, 2].astype(np.uint8)
     label[y, x] = classes
     doubtful = label[y, x] != classes
@@ -128,12 +130,9 @@ def rasterise(points: np.ndarray, shape: tuple[int, int], scale: float = 1.0) ->
     return label
 
 
-def _grid(side: int, scale: float) -> np.ndarray:
-    """The own pixels, along one side, in the middle of each pixel of a coarser grid."""
-    if scale >= 1.0:
-        return np.arange(side)
-    middles = ((np.arange(max(1, round(side * scale))) + 0.5) / scale).astype(int)
-    return middles[middles < side]
+def _grid(side: int, count: int) -> np.ndarray:
+    """The own pixels, along one side, in the middle of each of the `count` pixels of a coarser grid."""
+    return np.arange(side) if count >= side else ((np.arange(count) + 0.5) * side / count).astype(int)
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:

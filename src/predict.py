@@ -19,6 +19,7 @@ from artifacts import PATCHES, Paths, Stage, stage_settings
 from cli import chosen_folds, make_parser, open_config, run_script, tell
 from config import Config
 from lanes import run_folds
+from layouts import Contents, read_checked
 from members import open_predictor, write_stores
 from stages import needed_stores
 
@@ -56,6 +57,8 @@ def predict_stage(config: Config, paths: Paths, round: int, fold: int, split: st
     settings = stage_settings(config, "task", "image", "predict")
     if not tta:
         settings["predict"] |= {"tta": "none", "scales": []}
+    part = split.removesuffix(PATCHES)
+    settings["images"] = read_checked(paths.contents, Contents)["labelled" if part == "oof" else part]
     inputs = (paths.index, paths.run(round, fold) / "manifest.json")
     store = paths.probabilities(round, fold, split, tta)
     return Stage(store.with_suffix(".json"), settings, inputs, outputs=(store,))

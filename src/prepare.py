@@ -4,7 +4,8 @@
 
 Data that is not there is downloaded, where data.kaggle says what; a folder that is there is used as it is.
 Writes data/<name>/: index.csv (a row an image), masks/ or points.csv (the labels), coverage.csv (what each label
-shows), solution/ (hidden labels, which only a report's last column may look at), and manifest.json when all is done.
+shows), contents.json (a digest of each split's images), solution/ (hidden labels, which only a report's last column
+may look at), and manifest.json when all is done.
 Points drawn from masks (data.labels.points) are drawn here, once; the masks go to dense/, out of training's reach.
 """
 
@@ -15,12 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, atomic, raw_data, stage_settings
+from artifacts import Paths, Stage, atomic, fingerprint, raw_data, stage_settings, write_json
 from cli import make_parser, open_config, run_script
 from config import Config
 from disk import locked, remove, sweep
 from errors import UserError
-from listing import TABLES, label_tables, list_contents
+from listing import TABLES, digest_contents, label_tables, list_contents
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,13 +46,13 @@ def main(args: argparse.Namespace) -> None:
         settings["grid"] = [config.image.scale, config.image.long_side] if drawn.grid == "working" else []
     labels = [paths.points] if config.data.labels.sparse else []
     labels += [paths.data / labels_folder(config)] if config.data.labels.kind in ("masks", "rle") else []
-    outputs = (paths.index, paths.coverage, *labels)
+    outputs = (paths.index, paths.coverage, paths.contents, *labels)
     stage = Stage(paths.data / "manifest.json", settings, tables, outputs)
     with stage.claim(args.fresh) as todo:
         if not todo:
             print(f"{paths.data}: prepared already")
             return
-        for old in (paths.index, paths.points, paths.coverage, paths.data / "masks", paths.data / "dense"):
+        for old in (*outputs, paths.points, paths.data / "masks", paths.data / "dense"):
             remove(old)
         index, coverage = prepare(config, paths, root)
         stage.finish(**summarise(config, index, coverage))
@@ -114,9 +115,11 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
         images = list_images(config.data, root)
         coverage, points = write_labels(config, root, [image for image in images if image.split == "labelled"], masks)
         images = settle_splits(config.data, images, set(coverage["image_id"]))
-        looks = (check_image(one, config) for one in tqdm(images, desc="images", disable=None))
-        looks = np.fromiter(looks, np.dtype((np.float64, 2)), len(images))
-        coverage = add_looks(coverage, {one.image_id: one.size for one in images}, looks)[coverage_columns(config)]
+        seen = (check_image(one, config) for one in tqdm(images, desc="images", disable=None))
+        seen = np.fromiter(seen, np.dtype([("looks", np.float64, 2), ("digest", "S16")]), len(images))
+        digests = dict(zip((one.image_id for one in images), seen["digest"], strict=True))
+        sizes = {one.image_id: one.size for one in images}
+        coverage = add_looks(coverage, sizes, seen["looks"])[coverage_columns(config)]
         if config.data.labels.keep is not None:
             moved = share_out(config, coverage)
             coverage = coverage[~coverage["image_id"].isin(set(moved))]
@@ -125,6 +128,7 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
             images = [one for one in images if one.split]
         check_classes(config, coverage)
         write_solution(config, root, images, solution)
+        contents = digest_contents(((one.split, one.image_id, digests[one.image_id]) for one in images), solution)
     for folder in (labels, paths.data / "solution"):
         if not any(folder.iterdir()):
             folder.rmdir()
@@ -134,6 +138,7 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
     counts = {} if points is None else points["image_id"].value_counts().to_dict()
     index = pd.DataFrame([index_row(one, config, paths, counts) for one in images], columns=list(COLUMNS))
     write_table(paths.coverage, coverage)
+    write_json(paths.contents, contents)
     write_table(paths.index, index)
     return index, coverage
 
@@ -207,8 +212,8 @@ def draw_points(config: Config, image_id: str, label: "np.ndarray") -> "np.ndarr
     from transforms import working_shape
 
     drawn = config.data.labels.points
-    scale = working_shape(*label.shape, config.image)[0] / label.shape[0] if drawn.grid == "working" else 1.0
-    return sample_points(label, drawn, derive_seed(config.seed, "points", image_id), scale)
+    shape = working_shape(*label.shape, config.image) if drawn.grid == "working" else None
+    return sample_points(label, drawn, derive_seed(config.seed, "points", image_id), shape)
 
 
 def read_label_arrays(
@@ -248,13 +253,13 @@ def read_label_arrays(
     warn_of_colours(unknown, key)
 
 
-def check_image(image: "ImageFile", config: Config) -> tuple[float, float]:
-    """Decode an image, so that a broken one is found now and not in the middle of training, and say how it looks: its
-    brightness and saturation."""
+def check_image(image: "ImageFile", config: Config) -> tuple[tuple[float, float], str]:
+    """Decode an image, so that a broken one is found now and not in the middle of training, and say how it looks, its
+    brightness and saturation, and what its file's fingerprint is."""
     from images import read_image
     from labels import appearance
 
-    return appearance(read_image(image.path, config.image.channels))
+    return appearance(read_image(image.path, config.image.channels)), fingerprint(image.path)
 
 
 def share_out(config: Config, coverage: "pd.DataFrame") -> dict[str, str]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from children import count_cores
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -82,7 +84,7 @@ def count_workers(asked: int | None, device: torch.device) -> int:
         return asked
     if device.type != "cuda":
         return 0
-    return max(1, min(8, (os.cpu_count() or 1) // torch.cuda.device_count()))
+    return max(1, min(8, count_cores() // torch.cuda.device_count()))
 
 
 def keep_freed_memory() -> None:

@@ -12,6 +12,7 @@ skipped; one trained with other settings is refused until --fresh.
 
 import argparse
 import json
+import math
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from config import Config
 from disk import remove
 from errors import UserError
 from lanes import run_folds
-from layouts import Summary, Training, read_checked
+from layouts import Contents, read_checked
 from members import checkpoint_file
 
 if TYPE_CHECKING:
@@ -66,20 +67,29 @@ def train_stage(config: Config, paths: Paths, round: int, fold: int) -> Stage:
     """What a fold's training depends on: its settings, the folds, and for later rounds the work of the earlier ones."""
     sections = ("seed", "task", "classes", "image", "folds", "model")
     settings = stage_settings(config, *sections) | {"border_width": config.postprocess.border_width}
-    settings["round"] = config.rounds[round].model_dump(mode="json")
-    if config.data.labels.points is not None and config.rounds[round].train.select == "best":
-        settings["judge"] = config.data.labels.points.judge
-    if config.predict.patch:  # what epochs are judged by
-        settings["patch"] = config.predict.patch
+    one = config.rounds[round]
+    settings["round"] = one.model_dump(mode="json")
+    if one.train.select == "best" or one.train.schedule == "plateau" or one.train.early_stopping:
+        settings["judged"] = how_judged(config)
+    if one.consistency is not None:
+        contents = read_checked(paths.contents, Contents)
+        settings["pool"] = {split: contents[split] for split in one.consistency.pool}
     inputs = [paths.index, paths.coverage, paths.folds]
     if config.data.labels.sparse:
         inputs.append(paths.points)
-    if config.rounds[round].start == "previous":
+    if one.start == "previous":
         inputs.append(paths.run(round - 1, fold) / "manifest.json")
-    if config.rounds[round].pseudo is not None:
+    if one.pseudo is not None:
         inputs.append(paths.pseudo(round, fold) / "manifest.json")
     outputs = (checkpoint_file(config, paths, round, fold),)
     return Stage(paths.run(round, fold) / "manifest.json", settings, tuple(inputs), outputs)
+
+
+def how_judged(config: Config) -> dict[str, Any]:
+    """What an epoch's score depends on besides its weights."""
+    points, masks = config.data.labels.points, config.postprocess.model_dump(mode="json", exclude={"fit", "metric"})
+    seen = config.predict.model_dump(mode="json", include={"window", "overlap", "patch"})
+    return {"metric": config.metric, "points": points and points.judge, **masks, **seen}
 
 
 def train_fold(config: Config, paths: Paths, round: int, stages: dict[int, Stage], fresh: bool, fold: int) -> None:
@@ -90,6 +100,7 @@ def train_fold(config: Config, paths: Paths, round: int, stages: dict[int, Stage
     from engine import train_one_epoch
     from foresight import foretell
     from runtime import derive_seed, describe_machine, keep_freed_memory, make_accelerator
+    from sources import gather_records
     from validation import evaluate
 
     folder, settings, stage = paths.run(round, fold), config.rounds[round].train, stages[fold]
@@ -118,12 +129,16 @@ def train_fold(config: Config, paths: Paths, round: int, stages: dict[int, Stage
     # one loader for all epochs: its workers keep their decoded images, and work on while the model is evaluated
     batches = load_batches(dataset, sampler, accelerator.device)
     while epoch < settings.epochs and not stopped_early(log, settings.early_stopping):
-        torch.manual_seed(derive_seed(config.seed, "epoch", round, fold, epoch))
+        mine = [accelerator.process_index] if accelerator.process_index else []  # each draws its own dropout
+        torch.manual_seed(derive_seed(config.seed, "epoch", round, fold, epoch, *mine))
         title = f"round {round} fold {fold} epoch {epoch + 1}/{settings.epochs}"
         line = {"epoch": epoch, **train_one_epoch(learner, batches, count, epoch, title), "step": learner.step}
         epoch += 1
         if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
             scores = agree(evaluate(learner, validation, paths), accelerator)
+            if math.isnan(scores[config.metric]):
+                reason = f"nothing is known of the images it holds out, which therefore have no {config.metric}"
+                raise UserError(f"{paths.folds}: fold {fold}: {reason}; make the folds again with another seed")
             line |= {"scores": scores, "score": scores[config.metric]}
             if settings.schedule == "plateau":
                 learner.schedule.step(line["score"])
@@ -183,84 +198,6 @@ def agree(scores: dict[str, float], accelerator: "Accelerator") -> dict[str, flo
     return broadcast_object_list([scores])[0]
 
 
-def gather_records(
-    config: Config, paths: Paths, round: int, fold: int
-) -> tuple[list["Source"], list["Record"], list[str]]:
-    """What a fold trains on, what it is judged by, and every labelled id that its weights or labels have seen.
-
-    Raises UserError where training and validation meet, or where a side is empty.
-    """
-    from dataset import Source, make_records
-    from index import read_index, read_training_folds
-    from points import load_points
-
-    table, one = read_index(paths), config.rounds[round]
-    points = load_points(paths.points) if table["points"].any() else None
-    folds = read_training_folds(config, paths, table)
-    held_out = set(folds.loc[folds["fold"] == fold, "image_id"])
-    labelled = table[table["image_id"].isin(set(folds["image_id"]))]
-    training = labelled[~labelled["image_id"].isin(held_out)]
-    validation = labelled[labelled["image_id"].isin(held_out)]
-    if training.empty or validation.empty:
-        raise UserError(f"{paths.folds}: fold {fold} leaves a side empty; make the folds again")
-    seen = set(training["image_id"])
-    counts = split_batch(config, round)
-    sources = [Source("labelled", make_records(training, points), counts["labelled"])]
-    if one.start == "previous":
-        seen |= set(read_checked(paths.run(round - 1, fold) / "manifest.json", Training)["seen_ids"])
-    if one.pseudo is not None:
-        records, teachers_saw = pseudo_records(paths, round, fold, table, one.pseudo.labels == "soft")
-        # a training image's own pseudo-label; one of the fold itself is a leak
-        seen |= teachers_saw | ({record.image_id for record in records} & set(labelled["image_id"]))
-        sources.append(Source("pseudo", records, counts["pseudo"]))
-    if one.consistency is not None:
-        inside = table["image_id"].isin(set(training["image_id"])) & ("labelled" in one.consistency.pool)
-        pool = table[inside | table["split"].isin(set(one.consistency.pool) - {"labelled"})]
-        sources.append(Source("unlabelled", make_records(pool.assign(mask="", points=0)), counts["unlabelled"]))
-    for source in sources:
-        if not source.records:
-            raise UserError(f"rounds.{round}: no {source.kind} images to train on; drop its section or add images")
-    if leaked := seen & held_out:
-        raise UserError(
-            f"round {round} fold {fold}: {min(leaked)!r} of its own fold was seen in training; train with --fresh"
-        )
-    return sources, make_records(validation, points), sorted(seen)
-
-
-def split_batch(config: Config, round: int) -> dict[str, int]:
-    """How many images of each kind stand in one process's batch. Raises UserError where none is left for real ones."""
-    one = config.rounds[round]
-    size = one.train.batch_size
-    pseudo = max(1, round_half_up(size * one.pseudo.share)) if one.pseudo else 0
-    unlabelled = max(1, round_half_up(size * one.consistency.share)) if one.consistency else 0
-    if size - pseudo - unlabelled < 1:
-        raise UserError(f"rounds.{round}: its shares leave no room for real labels in a batch of {size}; lower them")
-    if unlabelled == 1 and one.consistency.cutmix:
-        raise UserError(f"rounds.{round}.consistency.cutmix: it takes two images; raise train.batch_size over {size}")
-    return {"labelled": size - pseudo - unlabelled, "pseudo": pseudo, "unlabelled": unlabelled}
-
-
-def round_half_up(value: float) -> int:
-    return int(value + 0.5)
-
-
-def pseudo_records(paths: Paths, round: int, fold: int, table: Any, soft: bool) -> tuple[list["Record"], set[str]]:
-    """The kept pseudo-labelled images of a fold, and the labelled ids its teachers have seen."""
-    from dataset import Record
-    from index import PSEUDO_COLUMNS, read_stage_table
-
-    folder = paths.pseudo(round, fold)
-    made = read_stage_table(folder / "index.csv", PSEUDO_COLUMNS)
-    made = made[made["kept"] == "1"]
-    kept = table[table["image_id"].isin(set(made["image_id"]))]
-    files = kept[["image", "height", "width"]].itertuples(index=False, name=None)
-    rows, records = dict(zip(kept["image_id"], files, strict=True)), []
-    for image_id, label in zip(made["image_id"], made["mask"], strict=True):
-        image, *size = rows[image_id]
-        records.append(Record(image_id, image, tuple(size), **({"soft": label} if soft else {"mask": label})))
-    return records, set(read_checked(folder / "summary.json", Summary)["seen_ids"])
-
-
 def open_learner(
     config: Config, paths: Paths, round: int, fold: int, steps: int, sources: list["Source"], accelerator: "Accelerator"
 ) -> tuple["Learner", int, list[dict[str, Any]]]:
@@ -295,8 +232,9 @@ def count_classes(config: Config, paths: Paths, records: list["Record"], kind: s
     import numpy as np
     import torch
 
+    from dataset import load_label
     from losses import class_weights
-    from transforms import instance_classes
+    from transforms import instance_classes, working_shape
     from validation import record_truth
 
     counts = np.zeros(256 if config.task != "multilabel" else len(config.classes), np.int64)
@@ -305,11 +243,12 @@ def count_classes(config: Config, paths: Paths, records: list["Record"], kind: s
         if config.task == "multilabel":
             counts += (label == 1).sum((0, 1))
             continue
-        if config.task == "instances":
-            label = instance_classes(label.astype(np.uint16), config.postprocess.border_width)
+        if config.task == "instances":  # their border is drawn at the working scale
+            label = load_label(record, config, paths, working_shape(*record.size, config.image))
+            label = instance_classes(label, config.postprocess.border_width)
         counts += np.bincount(label.ravel(), minlength=256)
     classes = 2 if config.task == "binary" else config.channels
-    return class_weights(torch.from_numpy(counts[:classes]), kind)
+    return class_weights(torch.from_numpy(counts[:classes]), kind, exclusive=config.task != "multilabel")
 
 
 def name_weights(config: Config, learner: "Learner") -> dict[str, float]:
@@ -329,9 +268,9 @@ def checkpoint(learner: "Learner", epoch: int) -> dict[str, Any]:
 
 
 def stopped_early(log: list[dict[str, Any]], patience: int) -> bool:
-    """Whether the last `patience` epochs brought no better score."""
+    """Whether the last `patience` epochs brought no better score, as their last one's own score shows."""
     scores = [(line["score"], -line["epoch"]) for line in log if "score" in line]
-    return bool(patience and scores) and log[-1]["epoch"] + max(scores)[1] >= patience
+    return bool(patience and scores) and "score" in log[-1] and log[-1]["epoch"] + max(scores)[1] >= patience
 
 
 def write_log(folder: Path, log: list[dict[str, Any]]) -> None:

@@ -71,6 +71,15 @@ def draw_window(
     return Window(int(rng.integers(tops[0], tops[1] + 1)), int(rng.integers(lefts[0], lefts[1] + 1)), size)
 
 
+def draw_box(size: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """CutMix's rectangle (arXiv:1905.04899): its area is uniform, its place too."""
+    area, ratio = rng.uniform(0.1, 0.5), np.exp(rng.uniform(-0.7, 0.7))
+    height = int(np.clip(size * np.sqrt(area * ratio), 1, size))
+    width = int(np.clip(size * np.sqrt(area / ratio), 1, size))
+    top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
+    return slice(top, top + height), slice(left, left + width)
+
+
 def cut_window(array: np.ndarray, window: Window, fill: int | None = None) -> np.ndarray:
     """A window of `(H, W)` or `(H, W, C)`; what lies beyond is mirrored, or is `fill` where one is given."""
     height, width = array.shape[:2]
@@ -93,6 +102,23 @@ def cut_centre(array: np.ndarray, side: int | None) -> np.ndarray:
     tall, wide = min(side or height, height), min(side or width, width)
     top, left = (height - tall) // 2, (width - wide) // 2
     return array[top : top + tall, left : left + wide]
+
+
+def stretch(image: np.ndarray) -> np.ndarray:
+    """`(H, W, C)` of uint8 or float, its least value moved to 0 and its largest to 255 or 1: all of a photo's three
+    channels alike, so that its colours stay, and any others each for itself."""
+    axes = (0, 1, 2) if image.shape[2] == 3 else (0, 1)
+    low, high = (edge(image, axis=axes).astype(np.float32) for edge in (np.min, np.max))
+    factor = (255.0 if image.dtype == np.uint8 else 1.0) / np.maximum(high - low, 1e-12)
+    values = (image - low) * factor
+    return np.rint(values).astype(np.uint8) if image.dtype == np.uint8 else values
+
+
+def draw_sample(image: np.ndarray, width: int, seed: int) -> np.ndarray:
+    """A quarter of `width` rows of pixels from all over an image, `(width // 4, width, C)`: they show its tones."""
+    pixels = image.reshape(-1, image.shape[2])
+    chosen = np.random.default_rng(seed).integers(len(pixels), size=(max(1, width // 4), width))
+    return pixels[chosen]
 
 
 def statistics(image: np.ndarray, settings: Image, full_scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -128,6 +154,16 @@ def instance_classes(instances: np.ndarray, border_width: int) -> np.ndarray:
     classes = np.where(ids > 0, np.where(uniform, 1, 2), 0).astype(np.uint8)
     classes[instances >= UNKNOWN_INSTANCE] = IGNORE_INDEX
     return classes
+
+
+def renumber(instances: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """An instance map, or its first plane `(H, W, 2)`, with ids beyond those of the `other` one."""
+    ids, flag = instances & (UNKNOWN_INSTANCE - 1), instances & UNKNOWN_INSTANCE
+    if ids.ndim == 3:
+        return np.dstack([renumber(instances[..., 0], other[..., 0]), instances[..., 1]])
+    taken = int((other & (UNKNOWN_INSTANCE - 1)).max())
+    moved = (ids.astype(np.int64) - 1 + taken) % (UNKNOWN_INSTANCE - 1) + 1
+    return np.where(ids > 0, moved, 0).astype(np.uint16) | flag
 
 
 def soft_instance_classes(label: np.ndarray, border_width: int) -> np.ndarray:

@@ -39,7 +39,7 @@ def too_large(train: Train, needs: Needs | None) -> str:
     parts = train.accumulate * math.ceil(size / count)
     return (
         f"train.batch_size={size} does not fit into {there}; about {count} fit: --set train.batch_size={count} "
-        f"(and --set train.accumulate={parts} for the same step)"
+        f"(and --set train.accumulate={parts} for as many images a step)"
     )
 
 

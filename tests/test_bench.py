@@ -22,8 +22,8 @@ from cli import make_parser
 from config import Config
 from errors import UserError
 from settings import load_config
+from sources import split_batch
 from stages import list_stages
-from train import split_batch
 
 DUBAI = 56  # its labelled photos
 

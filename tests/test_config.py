@@ -50,6 +50,8 @@ PLAIN = {"arch": "PlainUnet", "weights": "none"}
         ({"predict": {"scales": [-1]}}, "predict.scales.0: "),
         ({"image": {"std": [1, 0, 1]}}, "image.std.1: "),
         ({"image": {"scale": 0.001}}, "image.scale: "),
+        ({"train": {"schedule": "plateau", "gamma": 1}}, "train.gamma: "),
+        ({"data": {"generator": "microct", "size": 2}}, "data.size: "),
         ({"data": {"generator": "scenes", "kaggle": "competitions/a"}}, "drop data.root and data.kaggle"),
     ],
 )

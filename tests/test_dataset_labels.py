@@ -18,6 +18,7 @@ from images import write_mask
 from make_pseudo_labels import write_label
 from settings import parse_config
 from stores import ProbabilityWriter
+from train import count_classes
 from transforms import UNKNOWN_INSTANCE, instance_classes
 
 
@@ -159,3 +160,89 @@ def test_float_images_beyond_one_are_stretched_or_refused(tmp_path: Path) -> Non
     np.testing.assert_allclose((image - mean) / std, (values - values.mean()) / values.std(), atol=1e-3)
     with pytest.raises(UserError, match=r"a\.tif: values from .* image.normalise=image"):
         load_image(tmp_path / "a.tif", Image(channels=1, mean=(0.5,), std=(0.5,)))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_photometry_does_not_drown_a_dark_image(tmp_path: Path, kind: type) -> None:
+    """Of 12 bits in 16, or of 32 levels in 8, noise in shares of the whole scale would leave nothing."""
+    rng = np.random.default_rng(0)
+    values = np.kron(rng.random((8, 8)), np.ones((8, 8)))
+    top = {np.uint8: 32, np.uint16: 4095, np.float32: 0.01}[kind]
+    tifffile.imwrite(tmp_path / "a.tif", (values * top).astype(kind))
+    settings = {"channels": 1, "normalise": "image"}
+    augment = {"crop": 64, "scale": [1, 1], "colour": 0.4, "noise": 1.0, "flips": False, "rotate90": False}
+    config = parse_config({"name": "t", "image": settings, "train": {"augment": augment | {"blur": 0.0}}})
+    dataset = TrainingDataset(
+        [Source("labelled", [Record("a", "a.tif", (64, 64))], 1)], config, Paths(tmp_path, "t"), 0, 0
+    )
+    for number in range(12):
+        view = dataset[(0, number)]["image"][0].numpy()
+        assert np.corrcoef(view.ravel(), values.ravel())[0, 1] > 0.9
+
+
+def test_an_inverted_view_is_normalised_as_an_inverted_image_would_be(tmp_path: Path) -> None:
+    """By the mean and deviation of the image as it was, a dark one turned round lies tens of deviations off."""
+    values = (np.random.default_rng(0).gamma(0.5, 20, (64, 64))).clip(0, 255).astype(np.uint8)
+    values[0, :2] = 0, 255
+    for name, pixels in (("a", values), ("b", 255 - values)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)
+    still = {"crop": 64, "scale": [1, 1], "colour": 0, "noise": 0, "blur": 0, "flips": False, "rotate90": False}
+
+    def view(name: str, invert: float) -> np.ndarray:
+        settings = {"channels": 1, "normalise": "image"}
+        config = parse_config({"name": "t", "image": settings, "train": {"augment": still | {"invert": invert}}})
+        source = Source("labelled", [Record(name, f"{name}.png", (64, 64))], 1)
+        return TrainingDataset([source], config, Paths(tmp_path, "t"), 0, 0)[(0, 0)]["image"].numpy()
+
+    np.testing.assert_array_equal(view("a", 1.0), view("b", 0.0))
+    assert abs(view("a", 1.0).mean()) < 0.2, "a sample of the pixels has not quite their mean"
+
+
+def test_cutmix_normalises_each_image_by_itself(tmp_path: Path) -> None:
+    """One of 8 bits and bright, the other of 16 and dark."""
+    pixels, records = np.random.default_rng(0).integers(0, 100, (32, 32)), []
+    for name, kind, low in (("a", np.uint8, 120), ("b", np.uint16, 500)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", (pixels + low).astype(kind))
+        records.append(Record(name, f"{name}.tif", (32, 32)))
+    still = {"crop": 32, "scale": [1, 1], "colour": 0, "noise": 0, "blur": 0, "flips": False, "rotate90": False}
+    settings = {"channels": 1, "normalise": "image"}
+    config = parse_config({"name": "t", "image": settings, "train": {"augment": still | {"cutmix": 1.0}}})
+    dataset = TrainingDataset([Source("labelled", records, 1)], config, Paths(tmp_path, "t"), 0, 0)
+    wanted = (pixels - pixels.mean()) / pixels.std()
+    for number in range(8):
+        np.testing.assert_allclose(dataset[(0, number)]["image"][0], wanted, atol=0.35)
+
+
+def test_cutmix_keeps_instances_of_two_images_apart(tmp_path: Path) -> None:
+    """Both have but the instance 1, which is everywhere: a border runs where one image ends."""
+    records = []
+    for name in ("a", "b"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((32, 32, 3), np.uint8))
+        write_mask(tmp_path / f"{name}_mask.png", np.ones((32, 32), np.int32))
+        records.append(Record(name, f"{name}.png", (32, 32), f"{name}_mask.png"))
+    values = {"name": "t", "task": "instances", "classes": ["a"], "postprocess": {"border_width": 1}}
+    config = parse_config(values | {"train": {"augment": {"crop": 32, "scale": [1, 1], "cutmix": 1.0}}})
+    dataset = TrainingDataset([Source("labelled", records, 1)], config, Paths(tmp_path, "t"), 0, 0)
+    for number in range(4):
+        target = dataset[(0, number)]["target"].numpy()
+        assert set(np.unique(target)) == {1, 2}
+
+
+def test_class_weights_of_instances_are_counted_where_their_border_is_drawn(paths: Paths) -> None:
+    """At the working scale: twice as large, an instance has half as much border."""
+    ids = np.zeros((20, 20), np.int32)
+    ids[4:16, 4:16] = 1
+    write_mask(paths.root / "m.png", ids)
+    values = {"name": "t", "task": "instances", "image": {"scale": 2}, "postprocess": {"border_width": 2}}
+    weights = count_classes(parse_config(values), paths, [Record("a", "a.png", (20, 20), "m.png")], "frequency")
+    counts = np.bincount(instance_classes(np.kron(ids, np.ones((2, 2))).astype(np.uint16), 2).ravel())
+    np.testing.assert_allclose(weights.numpy(), 40 * 40 / 3 / counts, rtol=1e-5)
+
+
+def test_points_of_an_elongated_image_stay_in_their_place(tmp_path: Path) -> None:
+    """Its short side is rounded for itself: by the other's factor, a point would land beside its pixel."""
+    size, shape = (31, 3000), (10, 1000)
+    points = np.int32([[x, 15, 0] for x in (0, 1499, 2999)])
+    config = parse_config({"name": "t", "image": {"long_side": 1000}})
+    label = load_label(Record("a", "a.png", size, points=points), config, Paths(tmp_path, "t"), shape)
+    assert np.argwhere(label == 0).tolist() == [[5, 0], [5, 499], [5, 999]]

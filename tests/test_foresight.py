@@ -94,6 +94,19 @@ def test_the_foretold_memory_is_about_what_a_step_takes() -> None:
     assert measured / 2 < foretold < 2 * measured
 
 
+@pytest.mark.parametrize(("limits", "size"), [(["5000000"], 5000000), (["max", "7000000"], 7000000), (["9" * 19], 0)])
+def test_a_containers_memory_is_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: list[str], size: int
+) -> None:
+    paths = [tmp_path / str(number) for number in range(3)]  # one of them is not there
+    for path, limit in zip(paths, limits, strict=False):
+        path.write_text(limit + "\n")
+    monkeypatch.setattr(memory, "LIMITS", ())
+    whole = memory.memory_size()
+    monkeypatch.setattr(memory, "LIMITS", paths)
+    assert memory.memory_size() == (size or whole)
+
+
 @pytest.mark.skipif(not memory.STATUS.is_file(), reason="elsewhere the system's word is all there is")
 def test_what_the_process_that_started_this_one_holds_is_not_counted() -> None:
     held = np.ones(400_000_000, np.uint8)
@@ -250,7 +263,7 @@ def test_a_batch_that_is_too_large_names_the_one_that_fits(
     said = failing("train", data, "--fold", "0", "--fresh", "--set", "train.batch_size=8")
     assert said == (
         "train.py: train.batch_size=8 does not fit into 4.0 GB of GPU memory; about 3 fit: --set train.batch_size=3 "
-        "(and --set train.accumulate=3 for the same step)\n"
+        "(and --set train.accumulate=3 for as many images a step)\n"
     )
 
 

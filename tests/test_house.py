@@ -23,7 +23,7 @@ FLOORS = (
     "lanes faults archives index labels points models inference postprocess scoring strips",
     "formats fitting pseudo predictions pictures answers",
     "dataset semi folders contests sheets trouble",
-    "engine",
+    "engine sources",
     "validation",
     "members foresight",
     "prepare make_folds train predict make_pseudo_labels ensemble evaluate make_submission submit infer make_report "

@@ -229,6 +229,15 @@ def test_class_weights_are_one_on_average(kind: str) -> None:
     assert class_weights(counts, "none") is None
 
 
+@pytest.mark.parametrize("kind", ["frequency", "sqrt_frequency"])
+def test_class_weights_of_planes_are_one_on_average(kind: str) -> None:
+    """Each plane has all pixels, so that of an absent class teaches too."""
+    weights = class_weights(torch.tensor([900, 90, 0, 10]), kind, exclusive=False).numpy().astype(np.float64)
+    assert weights[2] == 1.0
+    assert weights.mean() == pytest.approx(1.0)
+    assert weights[3] / weights[0] == pytest.approx(90.0 ** (1.0 if kind == "frequency" else 0.5))
+
+
 def test_half_precision_logits_cost_what_full_ones_do() -> None:
     logits, target = make_batch("multiclass")
     half = logits.bfloat16()

@@ -16,6 +16,7 @@ from models import (
     build_model,
     find_weights,
     fold_batch_norm,
+    freeze_norms,
     freeze_stages,
     load_encoder,
     make_ema,
@@ -230,6 +231,20 @@ def test_frozen_stages_get_no_gradient(stages: int) -> None:
     assert all(parameter.grad is not None for parameter in network.decoder.parameters())
     trained = {id(one) for group in parameter_groups(network, 1e-3, 0.0) for one in group["params"]}
     assert trained == {id(one) for one in network.parameters() if one.requires_grad}
+
+
+def test_norms_of_frozen_stages_stay_as_they_are() -> None:
+    """A batch's own mean would change what frozen weights answer, and its running one what they predict."""
+    network = build_model(Model(freeze_encoder_stages=3, **SMALL), 3, 1)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network.train()
+    freeze_norms(network, all=False)
+    network(torch.randn(2, 3, 64, 64))
+    moved = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    frozen = ("encoder.model.conv_stem.", "encoder.model.bn1.", "encoder.model.blocks.0.")
+    assert moved
+    assert not any(key.startswith(frozen) for key in moved)
+    assert any(key.startswith("encoder.model.blocks.1.") for key in moved)
 
 
 def test_freezing_reaches_into_lists_of_blocks() -> None:

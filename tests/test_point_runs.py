@@ -16,9 +16,9 @@ from images import read_mask
 from instances import part_touching
 from points import load_points
 from pseudo import keep_known
+from sources import gather_records
 from stages import list_stages
 from stores import ProbabilityStore
-from train import gather_records
 
 POINTS = {"labels": {"points": {"count": 40}}}
 TAUGHT = {

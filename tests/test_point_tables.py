@@ -75,8 +75,8 @@ def test_rasterise():
     label = rasterise(points, (4, 6))
     assert label.dtype == np.uint8
     assert {(y, x): int(label[y, x]) for y, x in np.argwhere(label != 255)} == {(0, 0): 1, (3, 5): 0, (2, 3): 2}
-    half = rasterise(points, (2, 3), scale=0.5)
+    half = rasterise(points, (2, 3), (4, 6))
     assert {(y, x): int(half[y, x]) for y, x in np.argwhere(half != 255)} == {(0, 0): 1, (1, 2): 0, (1, 1): 2}
-    double = rasterise(points, (8, 12), scale=2.0)
+    double = rasterise(points, (8, 12), (4, 6))
     assert double[7, 11] == 0
-    assert (rasterise(points, (1, 1), scale=0.2) == 255).all()  # all three on one pixel: nobody knows
+    assert (rasterise(points, (1, 1), (4, 6)) == 255).all()  # all three on one pixel: nobody knows

@@ -32,21 +32,20 @@ def test_drawn_points_lie_in_the_label_and_a_larger_number_holds_the_smaller(
 ) -> None:
     label = np.random.default_rng(seed).choice(np.uint8([0, 1, 2, 255]), (height, width))
     shape = (max(1, round(height * scale)), max(1, round(width * scale)))
-    few, many = (sample_points(label, DrawnPoints(count=count), seed, shape[0] / height) for count in (5, 12))
+    few, many = (sample_points(label, DrawnPoints(count=count), seed, shape) for count in (5, 12))
     assert few.tolist() == many[: len(few)].tolist()
     assert len({(x, y) for x, y, _ in many.tolist()}) == len(many) <= 12
     assert all(label[y, x] == value != 255 for x, y, value in many.tolist())
     if scale == 1.0:
         assert len(many) == min(12, (label != 255).sum())
-    if height == width:  # each a pixel of its own at the working scale
-        assert (rasterise(many, shape, shape[0] / height) != 255).sum() == len(many)
+    assert (rasterise(many, shape, (height, width)) != 255).sum() == len(many), "each has its own pixel"
 
 
 def test_counts_shares_and_counts_a_class() -> None:
     label = np.zeros((50, 40), np.uint8)
     label[:3, :2], label[40:] = 1, 255
     assert len(sample_points(label, DrawnPoints(density=0.05), 1)) == 100
-    assert len(sample_points(label, DrawnPoints(density=0.05, grid="working"), 1, scale=0.5)) == 25
+    assert len(sample_points(label, DrawnPoints(density=0.05, grid="working"), 1, (25, 20))) == 25
     assert len(sample_points(label, DrawnPoints(density=1.0), 1)) == 1600
     assert len(sample_points(label, DrawnPoints(density=1e-9), 1)) == 1
     drawn = sample_points(label, DrawnPoints(per_class=20), 1)[:, 2]

@@ -53,7 +53,7 @@ def test_seeds_differ_in_every_part() -> None:
 def test_a_gpu_is_given_processes_that_load_its_samples(
     monkeypatch: pytest.MonkeyPatch, asked: int | None, kind: str, cores: int, gpus: int, count: int
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("runtime.count_cores", lambda: cores)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert count_workers(asked, torch.device(kind)) == count
 

@@ -13,7 +13,7 @@ from losses import consistency_loss
 from runtime import make_accelerator
 from semi import mix_pairs, ramp, teach
 from settings import parse_config
-from train import split_batch
+from sources import split_batch
 
 
 def test_the_weight_ramps_up_to_its_setting() -> None:

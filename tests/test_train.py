@@ -249,6 +249,17 @@ def test_early_stopping_and_the_best_epoch(
         torch.testing.assert_close(predictor(images), chosen(images).sigmoid(), rtol=1e-3, atol=1e-4)
 
 
+def test_early_stopping_ends_with_a_score(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs after the best is no epoch that is scored."""
+    settings = {"epochs": 12, "steps_per_epoch": 1, "early_stopping": 4, "evaluate_every": 3, "batch_size": 2}
+    folder = link_workspace(data, tmp_path, train=settings)
+    score_as([0.5, 0.4, 0.3, 0.2], monkeypatch)
+    run("train", folder, "--fold", "0")
+    log = read_log(open_workspace(folder)[1].run(0, 0))
+    assert len(log) == 9
+    assert log[-1]["score"] == 0.3
+
+
 def test_a_later_round_starts_where_the_one_before_ended(data: Path, tmp_path: Path) -> None:
     still = {"train": {"learning_rate": 1e-12, "ema": 0.0, "weight_decay": 0.0, "epochs": 1}}
     rounds = [{}, {"phase": "finetune", "start": "previous"} | still, {"phase": "finetune", "start": "encoder"} | still]
@@ -318,3 +329,15 @@ def test_a_plateau_lowers_the_rate(data: Path, tmp_path: Path, monkeypatch: pyte
     run("train", folder, "--fold", "0")
     found = [line["learning_rate"] for line in read_log(open_workspace(folder)[1].run(0, 0))]
     np.testing.assert_allclose(found, [0.005] * 4 + [0.0005] * 2)
+
+
+@pytest.mark.parametrize(("every", "patience", "evaluations"), [(1, 3, 4), (2, 3, 2), (2, 4, 3), (5, 3, 1)])
+def test_a_plateau_counts_epochs_however_often_they_are_scored(every: int, patience: int, evaluations: int) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    settings = Train(schedule="plateau", patience=patience, evaluate_every=every)
+    schedule, worse = engine.make_schedule(optimizer, settings, 1), 0
+    schedule.step(0.5)
+    while optimizer.param_groups[0]["lr"] == 0.1:
+        schedule.step(0.4)
+        worse += 1
+    assert worse == evaluations

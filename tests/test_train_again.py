@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import pytest
 from helpers import link_workspace, make_workspace, open_workspace, prepare_data, run, write_config
 
@@ -79,3 +81,73 @@ def test_data_prepared_for_others_are_refused(data: Path, tmp_path: Path, key: s
     folder = link_workspace(data, tmp_path)
     with pytest.raises(UserError, match=rf"data/tiny: prepared for others \({said}.*run prepare.py --fresh"):
         run("train", folder, "--fold", "0", "--set", key)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"select": "best"}, "postprocess.metric=miou"),
+        ({"schedule": "plateau"}, "postprocess.threshold=0.3"),
+        ({"early_stopping": 2}, "predict.overlap=0.5"),
+    ],
+)
+def test_what_judges_epochs_belongs_to_a_training_that_heeds_it(
+    data: Path, tmp_path: Path, settings: dict[str, Any], key: str, capsys: pytest.CaptureFixture
+) -> None:
+    folder = link_workspace(data, tmp_path, train={"epochs": 1} | settings)
+    run("train", folder, "--fold", "0")
+    name = key.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(UserError, match=rf"made with other settings \(settings\.judged\.{name}: "):
+        run("train", folder, "--fold", "0", "--set", key)
+    write_config(folder, train={"epochs": 1})
+    run("train", folder, "--fold", "0", "--fresh")
+    capsys.readouterr()
+    run("train", folder, "--fold", "0", "--set", key)
+    assert "trained already" in capsys.readouterr().out
+
+
+def test_replaced_images_and_hidden_labels_make_their_stages_anew(tmp_path: Path) -> None:
+    """Of a test image no other file tells, of its hidden label none: the index has their names and sizes alone."""
+    mean_teacher = {"phase": "joint", "start": "previous", "consistency": {"share": 0.5, "pool": ["unlabelled"]}}
+    folder = prepare_data(make_workspace(tmp_path / "whole", train={"epochs": 1}, rounds=[{}, mean_teacher]))
+    config, paths = open_workspace(folder)
+    order = [("train", "0"), ("predict", "0"), ("train", "1"), ("predict", "1")]
+    for script, round in order:
+        run(script, folder, "--round", round)
+    for script in ("ensemble", "evaluate"):
+        run(script, folder)
+    index = paths.index.read_bytes()
+
+    def replace(path: Path) -> None:
+        image = cv2.imread(str(path))
+        cv2.imwrite(str(path), image[::-1])
+        run("prepare", folder, "--fresh")
+        assert paths.index.read_bytes() == index, "nothing else tells of it"
+
+    solution = folder / "raw/hidden/solution.csv"
+    solution.write_text("\n".join(solution.read_text().splitlines()[:-1]) + "\n")
+    run("prepare", folder, "--fresh")
+    run("ensemble", folder)
+    with pytest.raises(UserError, match=r"made with other settings \(settings\.solution: "):
+        run("evaluate", folder)
+    run("evaluate", folder, "--fresh")
+    replace(next((folder / "raw/test").iterdir()))
+    for script, round in order[::2]:
+        run(script, folder, "--round", round)
+    for script, round in order[1::2]:
+        with pytest.raises(UserError, match=r"made with other settings \(settings\.images: "):
+            run(script, folder, "--round", round)
+        run(script, folder, "--round", round, "--fresh")
+    with pytest.raises(UserError, match=r"made with other settings \(inputs.*test\.json: "):
+        run("ensemble", folder)
+    replace(next((folder / "raw/unlabelled").iterdir()))
+    run("train", folder, "--round", "0")
+    with pytest.raises(UserError, match=r"made with other settings \(settings\.pool\.unlabelled: "):
+        run("train", folder, "--round", "1")
+
+
+def test_a_fold_of_which_nothing_is_known_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = link_workspace(data, tmp_path, train={"epochs": 1})
+    monkeypatch.setattr("validation.evaluate", lambda *_: {"dice": float("nan")})
+    with pytest.raises(UserError, match=r"tiny\.csv: fold 0: nothing is known of the images it holds out.*no dice;"):
+        run("train", folder, "--fold", "0")
