@@ -2,7 +2,7 @@
 
     recipe = make_recipe(config.train.augment, channels=3)
     image, label = apply_geometry(recipe, image, label, seed, soft=False)
-    image, _ = apply_photometry(recipe, image, seed)
+    image, inverted = apply_photometry(recipe, image, seed)
 
 Geometry is drawn once and photometry after it, so that a weak and a strong view of an image align pixel by pixel.
 """
@@ -21,8 +21,8 @@ from config import Augment, Photometry
 @dataclass(frozen=True)
 class Recipe:
     geometry: albumentations.Compose
-    tones: albumentations.Compose  # photometry that looks at each pixel alone: colour, grey, inversion
-    textures: albumentations.Compose  # and the rest: blur and noise
+    photometry: albumentations.Compose
+    invert: float  # a chance beside these
 
 
 def make_recipe(augment: Augment, channels: int, photometry: Photometry | None = None) -> Recipe:
@@ -42,12 +42,12 @@ def make_recipe(augment: Augment, channels: int, photometry: Photometry | None =
         geometry.append(albumentations.RandomRotate90(p=1.0))
     return Recipe(
         albumentations.Compose(geometry, additional_targets={"soft": "image"}),
-        albumentations.Compose(_tones(photometry or augment, channels)),
-        albumentations.Compose(_textures(photometry or augment)),
+        albumentations.Compose(_photometry(photometry or augment, channels)),
+        (photometry or augment).invert,
     )
 
 
-def _tones(augment: Photometry, channels: int) -> list[albumentations.BasicTransform]:
+def _photometry(augment: Photometry, channels: int) -> list[albumentations.BasicTransform]:
     steps: list[albumentations.BasicTransform] = []
     strength = augment.colour
     if strength and channels == 3:
@@ -64,13 +64,6 @@ def _tones(augment: Photometry, channels: int) -> list[albumentations.BasicTrans
         steps.append(albumentations.RandomGamma(gamma_limit=(100 - 40 * strength, 100 + 60 * strength), p=0.3))
     if augment.grey and channels == 3:
         steps.append(albumentations.ToGray(p=augment.grey))
-    if augment.invert:
-        steps.append(albumentations.InvertImg(p=augment.invert))
-    return steps
-
-
-def _textures(augment: Photometry) -> list[albumentations.BasicTransform]:
-    steps: list[albumentations.BasicTransform] = []
     if augment.blur:
         # a shifted or one-sided kernel would move the image off its label and off its other view
         centred = {"allow_shifted": False, "direction_range": (0.0, 0.0)}
@@ -89,24 +82,16 @@ def apply_geometry(recipe: Recipe, image: np.ndarray, label: np.ndarray, seed: i
     return result["image"], result["soft" if soft else "mask"]
 
 
-def apply_photometry(
-    recipe: Recipe, image: np.ndarray, seed: int, sample: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Colour, noise and blur; `(H, W, C)` of uint8, or of float32 in [0, 1].
-
-    Beside it pixels of the whole image, `sample` `(h, W, C)`, in the same tones: none where none are given.
-    """
-    rng, dice, rows = np.random.default_rng([seed, 1]), random.Random(seed + 1), len(image)
-    both = image if sample is None else np.concatenate([image, sample])
-    _reseed(recipe.tones, rng, dice)
-    both = _with_channels(recipe.tones(image=both)["image"])
-    _reseed(recipe.textures, rng, dice)
-    changed = recipe.textures(image=np.ascontiguousarray(both[:rows]))["image"]
-    return _with_channels(changed), both[rows:]
-
-
-def _with_channels(image: np.ndarray) -> np.ndarray:
-    return image[..., None] if image.ndim == 2 else image
+def apply_photometry(recipe: Recipe, image: np.ndarray, seed: int) -> tuple[np.ndarray, bool]:
+    """Colour, noise, blur and inversion of `(H, W, C)` uint8, or float32 in [0, 1]; and whether it was inverted."""
+    dice = random.Random(seed + 1)
+    _reseed(recipe.photometry, np.random.default_rng([seed, 1]), dice)
+    result = recipe.photometry(image=image)["image"]
+    result = result[..., None] if result.ndim == 2 else result
+    inverted = dice.random() < recipe.invert
+    if inverted:
+        result = (255 if result.dtype == np.uint8 else np.float32(1.0)) - result
+    return result, inverted
 
 
 def _reseed(step: Any, rng: np.random.Generator, dice: random.Random) -> None:

@@ -31,7 +31,6 @@ from transforms import (
     cut_centre,
     cut_window,
     draw_box,
-    draw_sample,
     draw_window,
     instance_classes,
     normalise,
@@ -83,7 +82,6 @@ class Picture:
     centres: list[np.ndarray]  # per class (n, 2): rows and columns
     mean: np.ndarray
     std: np.ndarray
-    sample: np.ndarray | None = None  # (h, crop, C): some of its pixels, where each image is normalised by its own
 
 
 def make_records(table: "pd.DataFrame", points: "pd.DataFrame | None" = None) -> list[Record]:
@@ -203,14 +201,11 @@ class TrainingDataset(Dataset):
         return sample | {"target": self._target(label, bool(record.soft))}
 
     def _view(self, recipe: Recipe, image: np.ndarray, picture: Picture, seed: int) -> np.ndarray:
-        """`(C, h, w) float32`: a window changed by photometry and normalised: where each image is by its own mean and
-        deviation, by those that it would have in these tones."""
-        changed, sample = apply_photometry(recipe, image, seed, picture.sample)
-        full = 255.0 if image.dtype == np.uint8 else 1.0
-        mean, std = picture.mean, picture.std
-        if picture.sample is not None:
-            mean, std = statistics(sample, self.config.image, full)
-        return normalise(changed, mean, std, full)
+        """`(C, h, w) float32`: a window changed by photometry and normalised. Where each image is by its own mean, an
+        inverted one is by what its mean is then."""
+        changed, inverted = apply_photometry(recipe, image, seed)
+        mean = 1.0 - picture.mean if inverted and self.config.image.normalise == "image" else picture.mean
+        return normalise(changed, mean, picture.std, 255.0 if image.dtype == np.uint8 else 1.0)
 
     def _cut(self, source: int, number: int) -> tuple[Record, Picture, np.ndarray, np.ndarray, int]:
         """The image a number stands for, its random window in training geometry, and the seed of its photometry."""
@@ -242,10 +237,7 @@ class TrainingDataset(Dataset):
         label = load_label(record, self.config, self.paths, image.shape[:2])
         wanted = self.train.augment.foreground and not record.soft
         centres = _find_centres(label, self.config.task, position) if wanted else []
-        sample = None
-        if self.config.image.normalise == "image":
-            sample = draw_sample(image, self.train.augment.crop, position)
-        picture = Picture(image, label, centres, mean, std, sample)
+        picture = Picture(image, label, centres, mean, std)
         if self._room > 0:
             self._cache[key] = picture
             self._room -= image.nbytes + label.nbytes

@@ -114,13 +114,6 @@ def stretch(image: np.ndarray) -> np.ndarray:
     return np.rint(values).astype(np.uint8) if image.dtype == np.uint8 else values
 
 
-def draw_sample(image: np.ndarray, width: int, seed: int) -> np.ndarray:
-    """A quarter of `width` rows of pixels from all over an image, `(width // 4, width, C)`: they show its tones."""
-    pixels = image.reshape(-1, image.shape[2])
-    chosen = np.random.default_rng(seed).integers(len(pixels), size=(max(1, width // 4), width))
-    return pixels[chosen]
-
-
 def statistics(image: np.ndarray, settings: Image, full_scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation per channel on the scale [0, 1] that this image is normalised by."""
     if settings.normalise == "fixed":

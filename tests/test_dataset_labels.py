@@ -194,8 +194,8 @@ def test_an_inverted_view_is_normalised_as_an_inverted_image_would_be(tmp_path: 
         source = Source("labelled", [Record(name, f"{name}.png", (64, 64))], 1)
         return TrainingDataset([source], config, Paths(tmp_path, "t"), 0, 0)[(0, 0)]["image"].numpy()
 
-    np.testing.assert_array_equal(view("a", 1.0), view("b", 0.0))
-    assert abs(view("a", 1.0).mean()) < 0.2, "a sample of the pixels has not quite their mean"
+    np.testing.assert_allclose(view("a", 1.0), view("b", 0.0), atol=1e-4)
+    assert abs(view("a", 1.0).mean()) < 0.01
 
 
 def test_cutmix_normalises_each_image_by_itself(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_cutmix_normalises_each_image_by_itself(tmp_path: Path) -> None:
     dataset = TrainingDataset([Source("labelled", records, 1)], config, Paths(tmp_path, "t"), 0, 0)
     wanted = (pixels - pixels.mean()) / pixels.std()
     for number in range(8):
-        np.testing.assert_allclose(dataset[(0, number)]["image"][0], wanted, atol=0.35)
+        np.testing.assert_allclose(dataset[(0, number)]["image"][0], wanted, atol=0.02)
 
 
 def test_cutmix_keeps_instances_of_two_images_apart(tmp_path: Path) -> None:

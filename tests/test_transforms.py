@@ -346,16 +346,6 @@ def test_stretching_reaches_both_ends_and_keeps_a_photos_colours(kind: type) -> 
     np.testing.assert_array_equal(stretch(whole), whole)
 
 
-def test_tones_of_a_sample_are_those_of_its_image() -> None:
-    recipe = make_recipe(Augment(colour=0.5, grey=0.0, noise=1.0, blur=1.0, invert=0.5), 3)
-    image = np.random.default_rng(0).integers(0, 256, (24, 20, 3)).astype(np.uint8)
-    still = make_recipe(Augment(colour=0.5, grey=0.0, noise=0.0, blur=0.0, invert=0.5), 3)
-    for seed in range(8):
-        changed, sample = apply_photometry(still, image, seed, image[:6])
-        np.testing.assert_array_equal(sample, changed[:6])
-        np.testing.assert_array_equal(apply_photometry(recipe, image, seed, image[:6])[1], sample)
-
-
 def test_ids_of_another_image_stay_its_own() -> None:
     one = np.uint16([[0, 3, UNKNOWN_INSTANCE | 5]])
     other = np.uint16([[1, UNKNOWN_INSTANCE, UNKNOWN_INSTANCE | 2]])
