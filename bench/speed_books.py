@@ -102,9 +102,9 @@ def make_pool(paths) -> None:
 def label_and_read(config, paths) -> None:
     """make_pseudo_labels.py's work with stub predictions, one image in ten of them sure, and train.py's reading."""
     import make_pseudo_labels
-    import train
     from artifacts import write_json
     from index import read_index
+    from sources import gather_records
 
     table = read_index(paths)
     sure, unsure = (np.stack([np.full((16, 16), one, np.float32) for one in pair]) for pair in ((0.9, 0.1), (0.5, 0.5)))
@@ -118,7 +118,7 @@ def label_and_read(config, paths) -> None:
     summary = make_pseudo_labels.label_pool(config, paths, 1, 0, config.rounds[1].pseudo)
     assert summary["kept_images"] == -(-len(ids["unlabelled"]) // 10)
     write_json(paths.pseudo(1, 0) / "summary.json", summary | {"seen_ids": []})
-    sources, _, _ = train.gather_records(config, paths, 1, 0)
+    sources, _, _ = gather_records(config, paths, 1, 0)
     assert len(sources[1].records) == summary["kept_images"]
 
 
