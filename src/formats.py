@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 import rle
-from artifacts import atomic
+from artifacts import Paths, atomic, raw_data, sample_file
 from competitions import FORMATS
-from config import IGNORE_INDEX, TableFormat
+from config import IGNORE_INDEX, Config, TableFormat
 from detections import (
     Instance,
     Row,
@@ -34,12 +34,14 @@ from tables import (
     INSTANCES,
     VALUED,
     Key,
+    Numbered,
     Size,
     check_task,
     class_field,
     class_words,
     csv_line,
     find_format,
+    number_classes,
     sample_keys,
     table_line,
     written_id,
@@ -58,6 +60,14 @@ class Detections:
 
     size: Size
     instances: list[Instance]
+
+
+def submission_format(config: Config, paths: Paths) -> TableFormat:
+    """The format of a config's submission: a COCO sample, or else its labels, number the classes of COCO's results."""
+    fmt, labels = number_classes(find_format(config.submission), sample_file(config, paths)), config.data.labels
+    if isinstance(fmt, Numbered) or labels.kind != "rle" or find_format(labels.format).file != "coco":
+        return fmt
+    return number_classes(fmt, raw_data(config, paths) / labels.path)
 
 
 def read_labels(

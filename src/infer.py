@@ -72,7 +72,7 @@ def infer(config: Config, paths: Paths, output: Path, scratch: Path | None = Non
 
     `scratch` is a folder for probabilities meanwhile, the system's own if None.
     """
-    from formats import find_format, write_submission
+    from formats import submission_format, write_submission
     from index import list_test_images
     from members import label_images
 
@@ -80,10 +80,10 @@ def infer(config: Config, paths: Paths, output: Path, scratch: Path | None = Non
     images = list_test_images(config.data, root)
     if not images:
         print(f"no image matches {config.data.test} below {root}: every mask is empty", file=sys.stderr)
-    sample = sample_file(config, paths)
+    fmt, sample = submission_format(config, paths), sample_file(config, paths)
     with scratch_folder(scratch) as folder:
         labels = label_images(config, paths, images, folder)
-        rows = write_submission(output, find_format(config.submission), config.classes, config.task, labels, sample)
+        rows = write_submission(output, fmt, config.classes, config.task, labels, sample)
     print(f"{output}: {rows} rows of {len(images)} images")
     return len(images)
 

@@ -59,11 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def convert(args: argparse.Namespace) -> None:
     """Write a submission from a folder of masks."""
-    from archives import find_spec, write_archive
+    from archives import write_archive
     from folders import default_task, find_pictures, read_details, read_folder, read_results
     from formats import write_submission
 
-    fmt, sizes = find_spec(args.format), image_sizes(args, args.images)
+    fmt, sizes = chosen_format(args), image_sizes(args, args.images)
     classes = class_list(args, fmt)
     if args.masks.suffix == ".json":
         if isinstance(fmt, ArchiveFormat) or sizes is None:
@@ -87,10 +87,10 @@ def convert(args: argparse.Namespace) -> None:
 
 def validate(args: argparse.Namespace) -> None:
     """Print every fault of a submission. Raises UserError where there is one."""
-    from archives import find_spec, validate_archive
+    from archives import validate_archive
     from faults import unchecked, validate_submission
 
-    fmt = find_spec(args.format)
+    fmt = chosen_format(args)
     sizes = image_sizes(args, args.images or args.masks)
     if isinstance(fmt, ArchiveFormat):
         faults = validate_archive(args.validate, fmt, sizes)
@@ -113,6 +113,16 @@ def guess(path: Path) -> None:
 
     for name, reason in guess_formats(path):
         print(f"{name:<24} {reason}")
+
+
+def chosen_format(args: argparse.Namespace) -> TableFormat | ArchiveFormat:
+    """--format's; COCO's has the category ids of a sample that names them."""
+    from archives import find_spec
+    from tables import number_classes
+
+    fmt = find_spec(args.format)
+    # without --classes each is called by its number
+    return number_classes(fmt, args.sample) if args.classes and isinstance(fmt, TableFormat) else fmt
 
 
 def image_sizes(args: argparse.Namespace, folder: Path | None) -> dict[str, tuple[int, int]] | None:
@@ -186,11 +196,16 @@ def submit_ensemble(args: argparse.Namespace) -> None:
 
 
 def write_ensemble(config: Config, paths: Paths, stage: Stage) -> None:
-    from formats import find_format, write_submission
+    from formats import submission_format, write_submission
 
     sample = sample_file(config, paths)
     rows = write_submission(
-        paths.submission, find_format(config.submission), config.classes, config.task, read_masks(config, paths), sample
+        paths.submission,
+        submission_format(config, paths),
+        config.classes,
+        config.task,
+        read_masks(config, paths),
+        sample,
     )
     scores = read_checked(paths.scores, Scores)
     used = [phase for phase in scores["phases"] if phase.get("used", True)][-1]

@@ -53,6 +53,18 @@ def read_records(
         raise ValueError(f"row {number}: {error}") from None
 
 
+def read_categories(path: Path) -> dict[str, int]:
+    """The id of each category that a COCO annotation file names; {} of a list of results. Raises UserError."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        categories = data.get("categories", []) if isinstance(data, dict) else []
+        return {str(one["name"]): int(one["id"]) for one in categories if "name" in one}
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing, but its categories number COCO results' classes; put it there") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise UserError(f"{path}: no COCO file whose categories have an id and a name; mend it") from None
+
+
 def _polygon_entries(path: Path) -> Iterator[tuple[int, Record]]:
     """Each image's line → its annotations, each with the image's own keys below its own."""
     with path.open(encoding="utf-8-sig") as file:

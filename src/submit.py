@@ -63,7 +63,7 @@ def check_file(config: Config, paths: Paths) -> Row:
     Raises UserError where the file is missing, is another than its cross-validation score belongs to, or does not fit
     the competition's format.
     """
-    from formats import find_format, validate_submission
+    from formats import submission_format, validate_submission
     from index import read_index
 
     said = read_checked(paths.submission.with_suffix(".json"), Submitted)
@@ -77,7 +77,7 @@ def check_file(config: Config, paths: Paths) -> Row:
     table = read_index(paths)
     table = table[table["split"] == "test"]
     sizes = dict(zip(table["image_id"], zip(table["height"], table["width"], strict=True), strict=True))
-    fmt, sample = find_format(config.submission), sample_file(config, paths)
+    fmt, sample = submission_format(config, paths), sample_file(config, paths)
     if faults := validate_submission(paths.submission, fmt, config.classes, sizes, sample):
         raise UserError(f"{paths.submission} {faults[0]} ({len(faults)} such faults); it was not submitted")
     metric = next(key for key in said["out_of_fold"] if key != "folds")

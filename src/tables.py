@@ -23,7 +23,7 @@ from typing import Any
 from competitions import ARCHIVES, FORMATS
 from config import TableFormat
 from errors import UserError
-from records import read_records
+from records import read_categories, read_records
 
 Size = tuple[int, int]  # (height, width)
 # an image's id, and its class where a row answers for one class, or (x, y) where it answers for a patch
@@ -34,6 +34,13 @@ COCO = ("coco_counts", "coco_zlib_b64")
 INSTANCES = ("instance", "detections")  # rows that hold instances
 
 _CLASS = ("class", "class_number")
+
+
+class Numbered(TableFormat):
+    """A format whose classes have the numbers that the categories of a COCO file give them."""
+
+    source: Path
+    numbers: dict[str, int]
 
 
 def find_format(fmt: str | TableFormat) -> TableFormat:
@@ -88,6 +95,13 @@ def find_format(fmt: str | TableFormat) -> TableFormat:
     return fmt
 
 
+def number_classes(fmt: TableFormat, source: Path | None) -> TableFormat:
+    """COCO's format with the category ids of an annotation file; any other, and with a list of results, as it is."""
+    if source is None or fmt.file != "coco" or not (numbers := read_categories(source)):
+        return fmt
+    return Numbered(**fmt.model_dump(), source=source, numbers=numbers)
+
+
 def check_task(fmt: TableFormat, task: str) -> None:
     """Raises UserError where a format cannot hold a task's labels."""
     has_class = class_field(fmt) != ""
@@ -115,20 +129,26 @@ def class_field(fmt: TableFormat) -> str:
 def class_words(fmt: TableFormat, classes: Sequence[str], task: str | None) -> dict[str, int]:
     """How the table writes a class → its index. With no task, numbers are taken as keys: either way of counting.
 
-    Raises UserError for a name that the format's cells cannot hold.
+    Raises UserError for a name that the format's cells cannot hold, and for one that is no category.
     """
     names, base = {name: index for index, name in enumerate(classes)}, fmt.class_base
     if class_field(fmt) != "class_number":
         if fmt.rows == "detections" and (spaced := [name for name in classes if name.split() != [name]]):
             raise UserError(f"classes: {spaced[0]!r} has a space, which parts the words of a cell; name it without")
         return names
-    if task is None or (task == "binary" and fmt.codec in VALUED):
+    if isinstance(fmt, Numbered):
+        numbers = {str(fmt.numbers[name]): index for name, index in names.items() if name in fmt.numbers}
+        if absent := [name for name in classes[task in (None, "multiclass") :] if name not in fmt.numbers]:
+            raise UserError(f"classes: {absent[0]!r} is no category of {fmt.source}: {listed(fmt.numbers)}; rename it")
+    elif task is None or (task == "binary" and fmt.codec in VALUED):
         numbers = {str(index): index for index in range(len(classes) + base)}
     elif task == "multiclass":  # counted from 0, the background has no number
         numbers = {str(index + base - 1): index for index in range(1 - base, len(classes))}
     else:
         numbers = {str(index + base): index for index in range(len(classes))}
-    return names | numbers if fmt.file == "coco" else numbers  # annotations name what results number
+    # annotations name what results number, and a number that is a name as well is the number
+    others = {name: index for name, index in names.items() if fmt.file == "coco" and name not in numbers}
+    return others | numbers
 
 
 def written_id(fmt: TableFormat, image_id: str) -> str:

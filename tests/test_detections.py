@@ -16,7 +16,7 @@ from detections import Instance, cut_instances, fill_polygons, make_disjoint, re
 from errors import UserError
 from faults import validate_submission
 from formats import Detections, find_format, read_labels, write_submission
-from tables import INSTANCES, class_field
+from tables import INSTANCES, class_field, number_classes
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "formats" / "vectors"
 WRITTEN = [name for name, fmt in FORMATS.items() if fmt.rows in INSTANCES and fmt.file != "polygons"]
@@ -135,6 +135,25 @@ def test_a_coco_annotation_file_names_images_and_classes(tmp_path, caplog):
     labels = dict(read_labels(path, FORMATS["coco"], ["sky", *CLASSES], "multiclass", dict.fromkeys(found, (6, 6))))
     assert labels["sub/x.1"].tolist() == (wanted * 3 + np.pad([[1], [1]], ((0, 4), (0, 5)))).tolist()
     assert not labels["y"].any()
+
+
+def test_coco_results_carry_the_category_ids_of_the_annotations(tmp_path):
+    source, path = tmp_path / "instances.json", tmp_path / "results.json"
+    sizes = dict.fromkeys(("sub/x.1", "y"), (6, 6))
+    source.write_text(json.dumps(ANNOTATIONS))
+    fmt, classes = number_classes(FORMATS["coco"], source), ["sky", "cell", "dust"]
+    labels = dict(read_labels(source, fmt, classes, "multiclass", sizes))
+    write_submission(path, fmt, classes, "multiclass", labels.items(), source)
+    assert [one["category_id"] for one in json.loads(path.read_text())] == [90, 7]
+    assert validate_submission(path, fmt, classes, sizes) == []
+    [(_, back)] = read_labels(path, fmt, classes, "multiclass", sizes)
+    assert back.tolist() == labels["sub/x.1"].tolist()
+    assert number_classes(FORMATS["coco"], path) is FORMATS["coco"], "results name no categories"
+    with pytest.raises(UserError, match=r"'nut' is no category of .*instances.json: cell, dust, hair; rename it"):
+        write_submission(path, fmt, ["nut"], "instances", [])
+    source.write_text('{"categories": [5]}')
+    with pytest.raises(UserError, match=r"instances.json: no COCO file whose categories have an id and a name"):
+        number_classes(FORMATS["coco"], source)
 
 
 def test_polygon_lines_give_instances(tmp_path):

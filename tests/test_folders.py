@@ -183,6 +183,14 @@ def test_classes_that_are_only_numbered_keep_their_numbers(tmp_path):
     ]
     convert(tmp_path, "coco", output="out.json")
     assert [one["category_id"] for one in json.loads((tmp_path / "out.json").read_text())] == [7, 9]
+    (tmp_path / "masks" / "instances.csv").write_text("image_id,instance,class\na,1,cat\na,2,dog\n")
+    categories = [{"id": 3, "name": "cat"}, {"id": 18, "name": "dog"}]
+    tests = {"images": [{"id": 1, "file_name": "a.png"}], "categories": categories}
+    (tmp_path / "tests.json").write_text(json.dumps(tests))
+    switches = ("--classes", "cat,dog", "--sample", str(tmp_path / "tests.json"))
+    convert(tmp_path, "coco", *switches, output="out.json")
+    assert [one["category_id"] for one in json.loads((tmp_path / "out.json").read_text())] == [3, 18]
+    run("make_submission", tmp_path, "--format", "coco", "--validate", str(tmp_path / "out.json"), *switches)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(spec | {"rows": "image_class"}, sort_keys=False))
     with pytest.raises(UserError, match="has a row for each class; say which there are"):
         convert(tmp_path, str(tmp_path / "mine.yaml"))

@@ -107,6 +107,20 @@ def test_the_file_says_what_the_probabilities_say(tmp_path: Path, task: str) -> 
     assert list(dict.fromkeys(written.iloc[:, 0])) == IDS, "the sample's order"
 
 
+def test_coco_results_have_the_labels_category_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    paths, _ = fabricate(tmp_path, "instances")
+    data = {"labels": {"path": "train.json", "format": "coco"}, "sample_submission": ""}
+    write_config(tmp_path, task="instances", **TASKS["instances"] | {"submission": "coco"}, data=data)
+    said = fail("make_submission", tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert "train.json: missing, but its categories number COCO results" in said
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "train.json").write_text('{"categories": [{"id": 18, "name": "cell"}]}')
+    run("make_submission", tmp_path)
+    assert {one["category_id"] for one in read_json(paths.submission)} == {18}
+
+
 def test_where_it_came_from_stands_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     paths, _ = fabricate(tmp_path, "binary")
     write_sample(tmp_path, "binary", IDS)
