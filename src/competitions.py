@@ -87,7 +87,7 @@ FORMATS: dict[str, TableFormat] = {
     "sennet": _table("id:id rle:rle", order="C", empty="1 0"),
     # the pages do not settle the base of the runs; 1 1,23 in the sample is a filler pixel
     "imaterialist2019_train": _imaterialist("ImageId:id EncodedPixels:rle Height:height Width:width", "{id}.jpg"),
-    "imaterialist2019": _imaterialist("ImageId:id EncodedPixels:rle", "{id}.jpg", overlap="forbid"),
+    "imaterialist2019": _imaterialist("ImageId:id EncodedPixels:rle", "{id}.jpg", overlap="forbid", size=(512, 512)),
     "imaterialist2020_train": _imaterialist("ImageId:id EncodedPixels:rle Height:height Width:width", "{id}"),
     "imaterialist2020": _imaterialist("ImageId:id EncodedPixels:rle", "{id}", overlap="forbid"),
     "openimages2019": _detections("ImageID:id ImageWidth:width ImageHeight:height PredictionString:rle"),

@@ -135,10 +135,12 @@ def read_results(
     """
     found = dict(read_instances(path, "coco", classes, sizes))
     for image_id, size in sizes.items():
-        instances = found.pop(image_id, [])
-        if fmt.order == "C":
-            instances = [replace(one, runs=rle.mask_runs(rle.draw_runs(one.runs, size), "C")) for one in instances]
-        yield image_id, Detections(size, instances)
+        instances, shape = found.pop(image_id, []), fmt.size or size
+        if fmt.order == "C" or shape != size:
+            masks = [resize_label(rle.draw_runs(one.runs, size), shape) for one in instances]
+            pairs = [(one, rle.mask_runs(mask, fmt.order)) for one, mask in zip(instances, masks, strict=True)]
+            instances = [replace(one, runs=runs) for one, runs in pairs if runs[0].size]
+        yield image_id, Detections(shape, instances)
     if found:
         raise UserError(f"{path}: image {next(iter(found))!r} is not among the images; take the right folder")
 

@@ -16,6 +16,7 @@ from errors import UserError
 from faults import guess_formats, validate_submission
 from folders import default_task, find_pictures, read_details
 from formats import read_labels
+from images import resize_label
 from tables import class_field
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "formats" / "vectors"
@@ -72,8 +73,9 @@ def test_a_folder_of_masks_becomes_every_competitions_table(tmp_path, capsys, na
             assert [one.class_index for one in found] == [0, 1, 2]
         if fmt.rows == "detections" or fmt.file == "coco":
             assert [one.score for one in found] == [0.1, 0.2, 0.3]
-        drawn = sum(rle.draw_runs(one.runs, (12, 9), fmt.order) * (place + 1) for place, one in enumerate(found))
-        np.testing.assert_array_equal(drawn, labels["7_001"])
+        shape = fmt.size or (12, 9)
+        drawn = sum(rle.draw_runs(one.runs, shape, fmt.order) * (place + 1) for place, one in enumerate(found))
+        np.testing.assert_array_equal(drawn, resize_label(labels["7_001"], shape))
         return
     if fmt.size or fmt.rows == "patch":
         return  # read back in pieces larger than these blobs
@@ -141,6 +143,10 @@ def test_coco_results_become_another_format(tmp_path):
     switches = ("--masks", str(tmp_path / "results.json"), "--images", str(tmp_path / "images"))
     run("make_submission", tmp_path, "--format", "sartorius", "--output", str(tmp_path / "out.csv"), *switches)
     assert (tmp_path / "out.csv").read_text() == "id,predicted\n0012,4 1 8 2\n0012,1 3\n0013,\n"
+    run("make_submission", tmp_path, "--format", "imaterialist2019", "--output", str(tmp_path / "out.csv"), *switches)
+    found = dict(read_instances(tmp_path / "out.csv", "imaterialist2019", FORMATS["imaterialist2019"].classes, {}))
+    masks = [rle.draw_runs(one.runs, (512, 512)) for one in found["0012"]]
+    assert (masks[0] | masks[1]).tolist() == resize_label(weak | strong, (512, 512)).tolist()
 
 
 def test_a_format_of_ones_own_stands_in_yaml(tmp_path):
