@@ -82,7 +82,8 @@ class Labels(Section):
     ignore: tuple[int | Colour, ...] = ()  # grey values or colours that mean "unknown"
     # of a table: a name in competitions.py or the format itself; of mask files: a name that says all but the path
     format: str | TableFormat = "image"
-    without_label: Literal["error", "unlabelled", "test"] = "error"  # what images with no label are
+    # what images with no label are; empty: labelled, with nothing in them
+    without_label: Literal["error", "unlabelled", "test", "empty"] = "error"
     keep: Positive | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled
     keep_test: Positive | None = None  # of those others, so many become test images
     keep_unlabelled: Annotated[int, Field(ge=0)] | None = None  # and so many unlabelled ones; the rest is left out
@@ -113,8 +114,6 @@ class Data(Section):
 
 
 class Image(Section):
-    """How an image reaches the network."""
-
     channels: Positive = 3
     scale: Zoom = 1.0  # the working scale: above 1 enlarges, for small or touching objects
     long_side: Positive | None = None  # and the most its long side may then have

@@ -282,10 +282,10 @@ def settle_splits(data: Data, images: Sequence[ImageFile], labelled: set[str]) -
     settled = []
     for image in images:
         if image.split == "labelled" and image.image_id not in labelled:
-            if instead == "error":
+            if instead in ("error", "empty"):  # points of nothing say nothing
                 raise UserError(
                     f"{image.path}: image {image.image_id!r} has no label in {data.labels.path}; add one, remove "
-                    "the image, or set data.labels.without_label to unlabelled or test"
+                    "the image, or set data.labels.without_label to unlabelled, test or, unless of points, empty"
                 )
             image = replace(image, split=instead)
         settled.append(image)

@@ -7,7 +7,7 @@ row = coverage(label, config)
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,6 +123,20 @@ def join_parts(files: Sequence[tuple[Path, str]], size: tuple[int, int], config:
         return _number_instances(label.astype(np.int64), files[-1][0])
     # in bytes, 0 - 1 is IGNORE_INDEX
     return label.astype(np.uint8) - np.uint8(config.task == "multiclass")
+
+
+def add_empty(
+    labels: Iterable[tuple[str, np.ndarray]], sizes: Mapping[str, tuple[int, int]], config: Config
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The labels of some images, then for each of the others in `sizes` one that shows nothing, or only class 0."""
+    seen = set()
+    for image_id, label in labels:
+        seen.add(image_id)
+        yield image_id, label
+    planes = (len(config.classes),) if config.task == "multilabel" else ()
+    for image_id, size in sizes.items():
+        if image_id not in seen:
+            yield image_id, np.zeros((*size, *planes), np.int32 if config.task == "instances" else np.uint8)
 
 
 def warn_of_colours(unknown: Counter[Colour], key: str) -> None:

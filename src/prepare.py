@@ -174,7 +174,7 @@ def write_labels(
     from images import write_mask
     from labels import LOOKS, check_encoding, count_points, coverage, coverage_columns, label_digest, label_names
 
-    labels = config.data.labels
+    labels, sizes = config.data.labels, {image.image_id: image.size for image in images}
     if labels.sparse and config.task not in ("binary", "multiclass"):
         raise UserError(f"data.labels: points cannot label a {config.task} task; use masks or rle")
     columns = [name for name in coverage_columns(config) if name not in LOOKS]
@@ -183,14 +183,18 @@ def write_labels(
     if labels.kind == "points":
         from points import read_points
 
-        sizes = {image.image_id: image.size for image in images}
         points = read_points(root / labels.path, label_names(config), sizes)
         return count_points(points, config), points
     if labels.kind == "masks":
         check_encoding(config)
     rows, drawn, digests = [], {}, {}
     table = labels.kind == "rle"
-    for image_id, label in read_label_arrays(config, root, images, labels.path, "data.labels.path", table=table):
+    arrays = read_label_arrays(config, root, images, labels.path, "data.labels.path", table=table)
+    if labels.without_label == "empty":
+        from labels import add_empty
+
+        arrays = add_empty(arrays, sizes, config)
+    for image_id, label in arrays:
         write_mask(mask_path(folder, image_id, config), label)
         if labels.points is not None:
             drawn[image_id], digests[image_id] = draw_points(config, image_id, label), label_digest(label)

@@ -205,6 +205,9 @@ def test_rle_tables(tmp_path: Path, task: str):
     table = run(tmp_path, task=task, classes=classes, data={"labels": labels})
     assert table["split"].to_dict() == {"p1": "labelled", "p2": "labelled", "p3": "unlabelled"}
     check_masks(written(tmp_path, table), truth)
+    data = {"labels": labels | {"without_label": "empty"}}
+    table = run(tmp_path, "--fresh", task=task, classes=classes, data=data)
+    check_masks(written(tmp_path, table), truth | {"p3": np.zeros_like(truth["p1"])})
 
 
 def test_points(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -58,6 +58,10 @@ FAULTS = {
         lambda raw: (raw / "points.csv").write_text("image_id,x,y,class\n"),
         {"labels": POINTS | {"without_label": "unlabelled"}}, r"data: no image is labelled",
     ),
+    "points of nothing": (
+        lambda raw: (raw / "points.csv").write_text("image_id,x,y,class\np1,1,0,a\n"),
+        {"labels": POINTS | {"without_label": "empty"}}, r"image 'p2' has no label in points\.csv; .*of points, empty",
+    ),
     "keep more than there is": (lambda raw: None, {"labels": MASKS | {"keep": 4}}, r"labels\.keep: 4, but 3 images"),
     "share out more than there is": (
         lambda raw: None,
