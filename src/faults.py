@@ -49,7 +49,9 @@ def validate_submission(
     Raises UserError for a file that is missing and for a sample that does not fit the format.
     """
     fmt = find_format(fmt)
-    words = class_words(fmt, classes, None)
+    # where the competition fixes the classes, each image has a row for each, and their numbers are known
+    fixed = fmt.rows == "image_class" and tuple(classes) == fmt.classes
+    words = class_words(fmt, classes, "multilabel" if fixed else None)
     expected = None if sample is None else sample_keys(sample, fmt, words)
     images = {written_id(fmt, image_id): size for image_id, size in (sizes or {}).items()}
     wanted = set(expected or ())
@@ -77,12 +79,14 @@ def validate_submission(
                 faults.append(str(error))
     except ValueError as error:
         return [*faults, str(error)]
+    if sizes is None and fixed:
+        images = {image_id: None for image_id, _ in found}
     if expected is not None:
         faults += _misplaced(expected, found, fmt, words)
     if fmt.file == "csv":
         faults += [
             f"row {number}: the table ends with no row for {named(key, words)}"
-            for key in (_expected(fmt, images, found) if expected is None else expected)
+            for key in (_expected(fmt, images, found, range(len(classes) * fixed)) if expected is None else expected)
             if key not in found
         ]
     return faults + find_overlaps(claimed)
@@ -151,11 +155,13 @@ def _any_words(fmt: TableFormat, row: Mapping[str, Any]) -> dict[str, int]:
     return {row.get("class", ""): 0}
 
 
-def _expected(fmt: TableFormat, images: Mapping[str, Size], found: Mapping[Key, int]) -> list[Key]:
-    """Every row that images without a sample call for; which classes do is learnt from those found."""
+def _expected(
+    fmt: TableFormat, images: Mapping[str, Size | None], found: Mapping[Key, int], fixed: Iterable[int]
+) -> list[Key]:
+    """Every row that images without a sample call for; which classes do is learnt from those found, unless fixed."""
     if fmt.rows == "patch":
         return [(image_id, place) for image_id, size in images.items() for place in patch_places(fmt, fmt.size or size)]
-    seen = dict.fromkeys(index for _, index in found) or {None: None}
+    seen = dict.fromkeys(fixed or (index for _, index in found)) or {None: None}
     return [(image_id, index) for image_id in images for index in seen]
 
 

@@ -129,6 +129,22 @@ def test_a_class_that_the_sample_has_no_row_for_is_told(tmp_path):
     assert faults == ["row 2: the sample has no row for id 'a', class 'y'; leave it out"]
 
 
+@pytest.mark.parametrize("sizes", [None, {"a": (2, 3)}])
+def test_each_class_that_the_competition_fixes_has_its_number_and_a_row(tmp_path, sizes):
+    fmt = FORMATS["severstal"]
+
+    def check(numbers: range) -> list[str]:
+        rows = [f"a.jpg_{number}," for number in numbers]
+        path = table(tmp_path, "\n".join(["ImageId_ClassId,EncodedPixels", *rows]))
+        return validate_submission(path, fmt, fmt.classes, sizes)
+
+    assert check(range(1, 5)) == []
+    assert check(range(1, 4)) == ["row 4: the table ends with no row for id 'a', class '4'"]
+    first, last = check(range(4))
+    assert "row 2: id 'a.jpg_0' is not written" in first
+    assert "no row for id 'a', class '4'" in last
+
+
 def test_a_submission_that_fails_its_own_check_is_not_written(tmp_path, monkeypatch):
     import formats
 
