@@ -260,7 +260,7 @@ def _lines(
     elif fmt.rows == "image_class":
         if fmt.overlap == "forbid" and task == "multilabel" and label.sum(axis=2, dtype=np.int64).max(initial=0) > 1:
             raise UserError(f"id {image_id!r}: its classes overlap, which the format forbids; make them disjoint")
-        for index in range(len(classes)):
+        for index in sorted(spelling):  # counted from 0, a background has no number and no row
             plane = label[:, :, index] if task == "multilabel" else label == (index if task == "multiclass" else 1)
             text = join_mask(fmt, rle.mask_runs(plane, fmt.order), shape)
             yield index, [table_line(fmt, image_id, text, shape, spelling[index])]

@@ -27,6 +27,7 @@ EXTRA = {
     "coco_zlib": TableFormat(columns={"rle": "rle", "id": "id"}, codec="coco_zlib_b64", empty="none"),
     "coco_instances": TableFormat(columns={"id": "id", "rle": "rle"}, codec="coco_zlib_b64", rows="instance"),
     "triples": TableFormat(columns={"id": "id", "rle": "rle"}, codec="start_length_value", order="F", base=0),
+    "from_0": TableFormat(columns={"id": "id", "c": "class_number", "rle": "rle"}, rows="image_class", class_base=0),
     "sized": TableFormat(columns={"h": "height", "id": "id", "w": "width", "rle": "rle"}),
 }
 
