@@ -19,7 +19,7 @@ from config import Config, Data
 from errors import UserError
 from images import image_size
 from layouts import Manifest, read_checked
-from listing import FIELD, SPLITS, TABLES, check_root, glob_of
+from listing import FIELD, SPLITS, TABLES, check_root, glob_of, pattern_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,18 +170,10 @@ def find_files(root: Path, template: str, key: str, needed: bool = True) -> list
     """
     if not template or template.startswith("/") or ".." in template.split("/"):
         raise UserError(f"{key}: {template!r} is no path below data.root ({root}); write it from there")
-    pattern, seen, end = "", set(), 0
-    for part in FIELD.finditer(template):
-        literal, name = template[end : part.start()], part[1]
-        field = "[^/]*" if name is None else f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
-        pattern += re.escape(literal) + field
-        seen.add(name)
-        end = part.end()
-    pattern += re.escape(template[end:])
     found = []
     for path in sorted(root.glob(glob_of(template))):
         relative = path.relative_to(root).as_posix()
-        match = re.fullmatch(pattern, relative)
+        match = pattern_of(template).fullmatch(relative)
         hidden = any(part.startswith(".") for part in relative.split("/"))  # ".DS_Store", "._a.jpg"
         if match and not hidden and path.is_file():
             try:
@@ -243,7 +235,13 @@ def is_parted(template: str, images: Sequence[ImageFile]) -> bool:
 
 
 def match_parts(
-    root: Path, images: Sequence[ImageFile], template: str, *, key: str, complete: bool = True
+    root: Path,
+    images: Sequence[ImageFile],
+    template: str,
+    classes: Sequence[str],
+    *,
+    key: str,
+    complete: bool = True,
 ) -> dict[str, list[tuple[Path, str]]]:
     """The files of each image id that together are its label, each with its class, "" where the template names none.
 
@@ -261,9 +259,15 @@ def match_parts(
             raise UserError(f"{key}: {template!r} fits {first.path} and {image.path}; name more fields")
     parts: dict[str, list[tuple[Path, str]]] = {}
     for path, fields in find_files(root, template, key):
-        owner = owners.get(tuple(fields[name] for name in shared))
+        relative = path.relative_to(root).as_posix()
+        # the longest class with an image: {id}_{class} may be read in several ways where a class holds a "_"
+        words = sorted((word for word in classes if word in relative), key=len, reverse=True)
+        read = [pattern_of(template, re.escape(word)).fullmatch(relative) for word in words if "class" in fields]
+        for one in (*(match.groupdict() for match in read if match), fields):
+            if owner := owners.get(tuple(one[name] for name in shared)):
+                break
         if owner is not None:
-            parts.setdefault(owner.image_id, []).append((path, fields.get("class", "")))
+            parts.setdefault(owner.image_id, []).append((path, one.get("class", "")))
         elif complete:
             raise UserError(f"{path}: a mask without an image; add its image or remove it")
     return parts

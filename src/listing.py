@@ -4,6 +4,7 @@ label_tables(config.data, root)  # (root / "train.csv",)
 list_contents(config.data, root)  # {"data.images": "56 files, 0a1b2c3d4e5f", "data.labels.path": …}
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
@@ -67,6 +68,20 @@ def glob_of(template: str) -> str:
     """A pattern for Path.glob that finds what a template means, and perhaps more."""
     # a literal "[" or "?" must not act as a wildcard
     return FIELD.sub("*", re.sub(r"([\[?])", r"[\1]", template))
+
+
+@functools.cache
+def pattern_of(template: str, word: str = "[^/]+") -> re.Pattern[str]:
+    """What a template matches, its {class} only what the pattern `word` does."""
+    pattern, seen, end = "", set(), 0
+    for part in FIELD.finditer(template):
+        literal, name = template[end : part.start()], part[1]
+        one = word if name == "class" else "[^/]+"
+        field = "[^/]*" if name is None else f"(?P={name})" if name in seen else f"(?P<{name}>{one})"
+        pattern += re.escape(literal) + field
+        seen.add(name)
+        end = part.end()
+    return re.compile(pattern + re.escape(template[end:]))
 
 
 def _list_files(root: Path, template: str, contents: bool) -> str:

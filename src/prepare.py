@@ -239,7 +239,7 @@ def read_label_arrays(
     from labels import decode_mask, join_parts, warn_of_colours
 
     if is_parted(source, images):
-        for image_id, files in match_parts(root, images, source, key=key, complete=complete).items():
+        for image_id, files in match_parts(root, images, source, config.classes, key=key, complete=complete).items():
             yield image_id, join_parts(files, sizes[image_id], config)
         return
     unknown: Counter[tuple[int, int, int]] = Counter()

@@ -169,6 +169,17 @@ def test_files_of_several_classes_say_theirs(tmp_path: Path):
         run(tmp_path, data={"labels": labels})
 
 
+def test_the_longest_class_in_a_files_name_is_its_class(tmp_path: Path):
+    write_images(tmp_path / "raw" / "train", "a a_large")
+    mask = np.eye(*SIZE, dtype=np.uint8)
+    for name in ("a_vehicle", "a_large_vehicle", "a_large_large_vehicle"):
+        save(tmp_path / "raw" / "masks" / f"{name}.png", mask)
+    labels = {"kind": "masks", "path": "masks/{id}_{class}.png", "encoding": "binary"}
+    table = run(tmp_path, task="multilabel", classes=["vehicle", "large_vehicle"], data={"labels": labels})
+    wanted = {"a": np.stack([mask, mask], axis=2), "a_large": np.stack([mask * 0, mask], axis=2)}
+    check_masks(written(tmp_path, table), wanted)
+
+
 def test_multilabel_masks(tmp_path: Path):
     raw = tmp_path / "raw"
     write_images(raw, "train/p1 train/p2")
