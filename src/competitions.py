@@ -188,6 +188,7 @@ ARCHIVES: dict[str, ArchiveFormat] = {
     ),
     "deepglobe": ArchiveFormat(
         name="{id}_mask.png",
+        image="{id}_sat.jpg",
         encoding="palette",
         palette={
             "urban": (0, 255, 255),
@@ -203,10 +204,13 @@ ARCHIVES: dict[str, ArchiveFormat] = {
     "inria": ArchiveFormat(name="{id}.tif", container="zip", values={"background": 0, "building": 255}),
     "on_cloud_n": ArchiveFormat(name="{id}.tif", container="zip", values={"background": 0, "cloud": 1}),
     "xview2_localization": ArchiveFormat(
-        name="test_localization_{id}_prediction.png", values={"background": 0, "building": 1}
+        name="test_localization_{id}_prediction.png",
+        image="test_pre_{id}.png",
+        values={"background": 0, "building": 1},
     ),
     "xview2_damage": ArchiveFormat(
         name="test_damage_{id}_prediction.png",
+        image="test_post_{id}.png",
         values={"background": 0, "no damage": 1, "minor damage": 2, "major damage": 3, "destroyed": 4},
     ),
 }

@@ -52,6 +52,7 @@ class ArchiveFormat(Section):
     """What a competition's files of masks look like: one image a file, in a folder or a zip."""
 
     name: str = "{id}.png"  # of a file; its ending says PNG or TIFF
+    image: str = ""  # of the image it belongs to, where that is named otherwise: "{id}_sat.jpg"
     container: Literal["folder", "zip"] = "folder"
     encoding: Literal["index", "palette", "rgb_id"] = "index"  # as in Labels
     values: dict[str, int] = {}

@@ -63,7 +63,8 @@ def convert(args: argparse.Namespace) -> None:
     from folders import default_task, find_pictures, read_details, read_folder, read_results
     from formats import write_submission
 
-    fmt, sizes = chosen_format(args), image_sizes(args, args.images)
+    fmt = chosen_format(args)
+    sizes = image_sizes(args, fmt, args.images)
     classes = class_list(args, fmt)
     if args.masks.suffix == ".json":
         if isinstance(fmt, ArchiveFormat) or sizes is None:
@@ -91,7 +92,7 @@ def validate(args: argparse.Namespace) -> None:
     from faults import unchecked, validate_submission
 
     fmt = chosen_format(args)
-    sizes = image_sizes(args, args.images or args.masks)
+    sizes = image_sizes(args, fmt, args.images or args.masks)
     if isinstance(fmt, ArchiveFormat):
         faults = validate_archive(args.validate, fmt, sizes)
         note = "" if sizes else "without --images, missing files and sizes are not checked"
@@ -125,11 +126,20 @@ def chosen_format(args: argparse.Namespace) -> TableFormat | ArchiveFormat:
     return number_classes(fmt, args.sample) if args.classes and isinstance(fmt, TableFormat) else fmt
 
 
-def image_sizes(args: argparse.Namespace, folder: Path | None) -> dict[str, tuple[int, int]] | None:
-    """The sizes of a folder's pictures, None where no folder is given."""
+def image_sizes(
+    args: argparse.Namespace, fmt: TableFormat | ArchiveFormat, folder: Path | None
+) -> dict[str, tuple[int, int]] | None:
+    """The sizes of a folder's pictures, None where no folder is given. Where some have the name that the format gives
+    images, the folder's others are none."""
     from folders import picture_sizes
+    from index import find_files
 
-    return None if folder is None else picture_sizes(folder, args.name if folder == args.masks else "", args.id)
+    if folder is None:
+        return None
+    if folder == args.masks:
+        return picture_sizes(folder, args.name, args.id)
+    own = fmt.image if isinstance(fmt, ArchiveFormat) else ""
+    return picture_sizes(folder, own if own and find_files(folder, own, "--images", needed=False) else "")
 
 
 def class_list(args: argparse.Namespace, fmt: TableFormat | ArchiveFormat) -> tuple[str, ...]:

@@ -96,6 +96,25 @@ def test_a_folder_of_masks_becomes_every_competitions_files(tmp_path, capsys, na
     assert "no fault found" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "image", "mask"),
+    [
+        ("deepglobe", "7_sat.jpg", "7_mask.png"),
+        ("xview2_localization", "test_pre_00007.png", "test_localization_00007_prediction.png"),
+        ("xview2_damage", "test_post_00007.png", "test_damage_00007_prediction.png"),
+    ],
+)
+def test_images_named_as_the_competition_names_them_fit_its_files(tmp_path, capsys, name, image, mask):
+    for file in (image, mask, "test_none_1.png"):
+        save(tmp_path / "images" / file, blobs(0))
+    save(tmp_path / "masks" / mask, blobs(1))
+    switches = ("--images", str(tmp_path / "images"))
+    convert(tmp_path, name, "--name", ARCHIVES[name].name, *switches, output="out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [mask]
+    run("make_submission", tmp_path, "--format", name, "--validate", str(tmp_path / "out"), *switches)
+    assert "no fault found" in capsys.readouterr().out
+
+
 def test_ids_and_order_come_from_the_sample_and_names_from_a_template(tmp_path):
     save(tmp_path / "masks" / "case1" / "slice_2_pred.png", blobs(1))
     save(tmp_path / "masks" / "case1" / "thumbs.png", blobs(3))
