@@ -29,7 +29,7 @@ from detections import (
 )
 from errors import UserError
 from faults import patch_places, validate_submission
-from images import resize_label
+from images import number_instances, resize_label
 from tables import (
     INSTANCES,
     VALUED,
@@ -105,6 +105,8 @@ def _read_images(
     overlapping, overlapped = 0, 0
     for image_id in list(images):
         label, pixels = _draw(path, fmt, class_count, task, images.pop(image_id), shapes[image_id])
+        if task == "instances":
+            label = number_instances(label, f"{path}: image {image_id!r}")
         if task == "multiclass" and fmt.codec not in VALUED and background == 0:
             label[label == IGNORE_INDEX] = 0
         overlapping, overlapped = overlapping + pixels, overlapped + (pixels > 0)

@@ -121,6 +121,16 @@ def check_instances(instances: np.ndarray, name: str) -> None:
         raise UserError(f"{name}: more than {MAX_INSTANCES} instances; cut the image into parts")
 
 
+def number_instances(values: np.ndarray, name: object) -> np.ndarray:
+    """Instance numbers of a file as a label has them: int32, those too large for it numbered anew. Raises UserError."""
+    if values.min(initial=0) < 0:
+        raise UserError(f"{name}: instance number {values.min()}; use 0 for the background and 1 and up for instances")
+    if values.max(initial=0) > MAX_INSTANCES:
+        values = np.searchsorted(np.unique(np.append(values, 0)), values)
+        check_instances(values, str(name))
+    return values.astype(np.int32)
+
+
 def resize_label(label: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """`(H, W)` or `(H, W, C)` labels of any dtype to another size by the nearest pixel centre."""
     if label.shape[:2] == shape:

@@ -18,7 +18,7 @@ from skimage.filters import threshold_otsu
 from competitions import ARCHIVES
 from config import IGNORE_INDEX, Config
 from errors import UserError
-from images import MAX_INSTANCES, check_instances, colours_to_classes, full_scale, read_label_file, resize_label
+from images import colours_to_classes, full_scale, number_instances, read_label_file, resize_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,7 @@ def decode_mask(path: Path, config: Config, unknown: Counter[Colour]) -> np.ndar
     else:
         values = _one_plane(raw, path, labels.encoding).astype(np.int64)
     if config.task == "instances":
-        return _number_instances(values, path)
+        return number_instances(values, path)
     return _from_values(values, path, config)
 
 
@@ -120,7 +120,7 @@ def join_parts(files: Sequence[tuple[Path, str]], size: tuple[int, int], config:
             number = instance if config.task == "instances" else 1 + (config.classes.index(name) if several else 0)
             label[mask & (label == 0)] = number
     if config.task == "instances":
-        return _number_instances(label.astype(np.int64), files[-1][0])
+        return number_instances(label.astype(np.int64), files[-1][0])
     # in bytes, 0 - 1 is IGNORE_INDEX
     return label.astype(np.uint8) - np.uint8(config.task == "multiclass")
 
@@ -279,15 +279,6 @@ def _split_grey(grey: np.ndarray) -> np.ndarray:
     if np.ptp(grey) < 64:  # one class fills the image, and Otsu's threshold would split its noise
         return grey > 127
     return cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1] > 0
-
-
-def _number_instances(values: np.ndarray, path: Path) -> np.ndarray:
-    if values.min() < 0:
-        raise UserError(f"{path}: instance number {values.min()}; use 0 for the background and 1 and up for instances")
-    if values.max() > MAX_INSTANCES:
-        values = np.searchsorted(np.unique(np.append(values, 0)), values)
-        check_instances(values, str(path))
-    return values.astype(np.int32)
 
 
 def _from_values(values: np.ndarray, path: Path, config: Config) -> np.ndarray:

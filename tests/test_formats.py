@@ -181,6 +181,16 @@ def test_earlier_instances_keep_the_pixels_they_share(tmp_path, caplog):
     assert label.ravel().tolist() == [1, 1, 1, 1, 0, 1]
 
 
+def test_more_instances_than_a_label_holds_are_told(tmp_path):
+    rows = [f"a,{2 * number + 1} 1\n" for number in range(32768)]
+    path, sizes = table(tmp_path, "id,rle\n" + "".join(rows)), {"a": (256, 256)}
+    with pytest.raises(UserError, match=r"train.csv: image 'a': more than 32767 instances; cut the image into parts"):
+        list(read_labels(path, FORMATS["instance"], ["x"], "instances", sizes))
+    path = table(tmp_path, "id,rle\na,1 1 70000 3 1 9\n")
+    [(_, label)] = read_labels(path, EXTRA["triples"], ["x"], "instances", sizes)
+    assert sorted(np.unique(label)) == [0, 1, 2]
+
+
 def test_pixels_without_a_class_are_background_or_unknown(tmp_path):
     sizes, classes = {"a": (4, 1), "b": (4, 1)}, ["sea", "ship"]
     path = table(tmp_path, "id,class,rle\na,ship,2 2\nb,ship,\n")
