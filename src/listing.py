@@ -8,7 +8,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from artifacts import fingerprint
 from config import Data
@@ -73,6 +73,7 @@ def glob_of(template: str) -> str:
 @functools.cache
 def pattern_of(template: str, word: str = "[^/]+") -> re.Pattern[str]:
     """What a template matches, its {class} only what the pattern `word` does."""
+    template = PurePosixPath(template).as_posix()  # "./images//{id}.png" is images/{id}.png
     pattern, seen, end = "", set(), 0
     for part in FIELD.finditer(template):
         literal, name = template[end : part.start()], part[1]

@@ -44,6 +44,7 @@ def masks(path: str, **settings: object) -> dict:
     ("template", "found"),
     [
         ("{id}.png", {"a.png": "a"}),
+        ("./x//{id}/images/{id}.png", {"x/1/images/1.png": "1"}),
         ("x/{id}/images/{id}.png", {"x/1/images/1.png": "1"}),
         ("x/*/images/{id}.png", {"x/1/images/1.png": "1", "x/2/images/3.png": "3"}),
         ("{dir}/[q]/{id}_img.*", {"x/[q]/7_img.png": "7", "x/[q]/8_8_img.jpg": "8_8"}),
