@@ -21,6 +21,7 @@ from detections import Instance, Row, collect_rows, decode_values, parse_row
 from errors import UserError
 from faults import find_overlaps
 from images import image_size
+from listing import files_below
 from memory import check_memory
 from rules import Rule
 from tables import (
@@ -279,7 +280,7 @@ def _patched_size(fmt: TableFormat, wanted: Listing) -> Size:
 def _files_by_id(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"--images {folder}: no such folder")
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    paths = [path for path in files_below(folder) if not path.name.startswith(".")]
     return {path.stem: path for path in paths} | {
         path.relative_to(folder).with_suffix("").as_posix(): path for path in paths
     }

@@ -28,6 +28,7 @@ from competitions import ARCHIVES, FORMATS
 from config import ArchiveFormat, TableFormat
 from errors import UserError
 from images import TIFF, image_size, pack_colours, read_label_file
+from listing import files_below
 from tables import find_format
 from yamls import read_yaml
 from zips import BROKEN
@@ -156,8 +157,7 @@ def validate_archive(path: Path, fmt: ArchiveFormat, sizes: Mapping[str, Size] |
 def _files(path: Path) -> Iterator[Iterator[tuple[str, Callable[[], Path]]]]:
     """The files of a folder or zip: each one's name and what puts it on the disk, one at a time."""
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file())
-        yield ((file.relative_to(path).as_posix(), lambda file=file: file) for file in found)
+        yield ((file.relative_to(path).as_posix(), lambda file=file: file) for file in files_below(path))
         return
     if not path.is_file():
         raise UserError(f"{path}: no such folder or zip")

@@ -21,6 +21,7 @@ from errors import UserError
 from formats import Detections
 from images import TIFF, image_size, read_label_file, resize_label
 from index import fill, find_files
+from listing import files_below
 from tables import INSTANCES, VALUED, Size, class_field
 
 Details = dict[str, dict[int, tuple[int, float]]]  # image id → instance → class index, score
@@ -38,11 +39,7 @@ def find_pictures(folder: Path, name: str = "", image_id: str = "{id}") -> dict[
     if name:
         pairs = [(fill(image_id, fields, "--id", name), path) for path, fields in find_files(folder, name, "--name")]
     else:
-        paths = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in PICTURES and path.name[0] != "." and path.is_file()
-        )
+        paths = [path for path in files_below(folder) if path.suffix.lower() in PICTURES and path.name[0] != "."]
         pairs = [(path.relative_to(folder).with_suffix("").as_posix(), path) for path in paths]
     found: dict[str, Path] = {}
     for one, path in pairs:

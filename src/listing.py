@@ -64,6 +64,20 @@ def digest_contents(images: Iterable[tuple[str, str, bytes]], solution: Path) ->
     return {name: digest.hexdigest()[:16] for name, digest in parts.items()}
 
 
+def files_below(folder: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
+    """All files below a folder and the folders linked there, sorted; `above` are the folders that a link may not lead
+    back to, or there would be no end."""
+    if (real := folder.resolve()) in above:
+        return []
+    found = []
+    for path in folder.iterdir():
+        if path.is_dir():
+            found += files_below(path, above | {real})
+        elif path.is_file():
+            found.append(path)
+    return sorted(found)
+
+
 def glob_of(template: str) -> str:
     """A pattern for Path.glob that finds what a template means, and perhaps more."""
     # a literal "[" or "?" must not act as a wildcard

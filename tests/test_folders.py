@@ -239,6 +239,14 @@ def test_scores_that_belong_to_no_instance_are_told(tmp_path, rows, message):
         convert(tmp_path, "coco", "--classes", "cell", output="out.json")
 
 
+def test_linked_folders_are_followed_but_not_round_and_round(tmp_path):
+    save(tmp_path / "elsewhere" / "b.png", [[0, 1]])
+    save(tmp_path / "masks" / "a.png", [[0, 1]])
+    (tmp_path / "masks" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "masks")
+    assert list(find_pictures(tmp_path / "masks")) == ["a", "linked/b"]
+
+
 def test_a_file_is_no_folder(tmp_path):
     save(tmp_path / "a.png", [[0, 1]])
     with pytest.raises(UserError, match=r"a\.png: a file, not a folder"):
