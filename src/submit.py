@@ -129,7 +129,10 @@ def read_log(path: Path) -> list[Row]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        rows = list(reader)
+        try:
+            rows = list(reader)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path}: no CSV in UTF-8 ({error}); save it as such or move it away") from None
     if tuple(reader.fieldnames or ()) != COLUMNS or any(None in row or None in row.values() for row in rows):
         raise UserError(f"{path}: its columns are not {','.join(COLUMNS)}; mend it or move it away")
     return rows

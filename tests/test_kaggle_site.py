@@ -328,3 +328,6 @@ def test_a_log_of_other_columns_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("time,score\n1,2\n")
     with pytest.raises(UserError, match="its columns are not time,competition"):
         read_log(tmp_path / "log.csv")
+    (tmp_path / "log.csv").write_bytes("time,größe\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"log.csv: no CSV in UTF-8 \(.*\); save it as such or move it away"):
+        read_log(tmp_path / "log.csv")
