@@ -83,8 +83,7 @@ class Labels(Section):
     ignore: tuple[int | Colour, ...] = ()  # grey values or colours that mean "unknown"
     # of a table: a name in competitions.py or the format itself; of mask files: a name that says all but the path
     format: str | TableFormat = "image"
-    # what images with no label are; empty: labelled, with nothing in them
-    without_label: Literal["error", "unlabelled", "test", "empty"] = "error"
+    without_label: Literal["error", "unlabelled", "test", "empty"] = "error"  # empty: such an image shows nothing
     keep: Positive | None = None  # keep this many labelled images (seeded, stratified); the others count as unlabelled
     keep_test: Positive | None = None  # of those others, so many become test images
     keep_unlabelled: Annotated[int, Field(ge=0)] | None = None  # and so many unlabelled ones; the rest is left out
@@ -115,6 +114,8 @@ class Data(Section):
 
 
 class Image(Section):
+    """How an image reaches the network."""
+
     channels: Positive = 3
     scale: Zoom = 1.0  # the working scale: above 1 enlarges, for small or touching objects
     long_side: Positive | None = None  # and the most its long side may then have
@@ -291,13 +292,13 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]  # names files and folders
     seed: Annotated[int, Field(ge=0)] = 0
     task: Literal["binary", "multiclass", "multilabel", "instances"] = "binary"
-    classes: tuple[str, ...] = ("foreground",)
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] = ("foreground",)
     data: Data = Data()
     image: Image = Image()
     folds: Folds = Folds()
     model: Model = Model()
     train: Train = Train()
-    rounds: tuple[Round, ...] = (Round(),)
+    rounds: Annotated[tuple[Round, ...], Field(min_length=1)] = (Round(),)
     predict: Predict = Predict()
     ensemble: Ensemble = Ensemble()
     postprocess: Postprocess = Postprocess()
@@ -315,8 +316,6 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "Config":
-        if not self.rounds or not self.classes:
-            raise ValueError("rounds and classes: give at least one of each")
         if (self.rounds[0].phase, self.rounds[0].start) != ("warmup", "encoder"):
             raise ValueError("rounds[0]: nothing comes before it, so its phase must be warmup and its start encoder")
         least, most = {"multilabel": (1, 10**6), "multiclass": (2, 255)}.get(self.task, (1, 1))  # 255 says unknown

@@ -106,6 +106,7 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
 
     from index import COLUMNS, list_images, settle_splits
     from labels import add_looks, check_classes, coverage_columns, name_encoding
+    from strata import share_out
 
     config = name_encoding(config)
     labels = paths.data / labels_folder(config)
@@ -121,7 +122,7 @@ def prepare(config: Config, paths: Paths, root: Path) -> "tuple[pd.DataFrame, pd
         sizes = {one.image_id: one.size for one in images}
         coverage = add_looks(coverage, sizes, seen["looks"])[coverage_columns(config)]
         if config.data.labels.keep is not None:
-            moved = share_out(config, coverage)
+            moved = share_out(coverage, config.data.labels, config.seed)
             coverage = coverage[~coverage["image_id"].isin(set(moved))]
             images = [replace(one, split=moved.get(one.image_id, one.split)) for one in images]
             hide_labels(config, [one for one in images if one.image_id in moved], points, masks, solution)
@@ -264,25 +265,6 @@ def check_image(image: "ImageFile", config: Config) -> tuple[tuple[float, float]
     from labels import appearance
 
     return appearance(read_image(image.path, config.image.channels)), fingerprint(image.path)
-
-
-def share_out(config: Config, coverage: "pd.DataFrame") -> dict[str, str]:
-    """The ids that lose their label so that `labels.keep` others keep theirs, with the split each goes to ("" for
-    none). All the parts are alike in classes and looks."""
-    from strata import deal, features
-
-    labels, count = config.data.labels, len(coverage)
-    keep, test = labels.keep or 0, labels.keep_test or 0
-    if keep > count:
-        raise UserError(f"data.labels.keep: {keep}, but {count} images have labels; give 1 to {count}")
-    rest = count - keep - test
-    unlabelled = rest if labels.keep_unlabelled is None else labels.keep_unlabelled
-    if not 0 <= unlabelled <= rest:
-        wanted = f"keep, keep_test and keep_unlabelled: {keep} + {test} + {labels.keep_unlabelled or 0}"
-        raise UserError(f"data.labels.{wanted} images, but {count} have labels; lower one of them")
-    parts = deal(features(coverage), [keep, unlabelled, test, rest - unlabelled], config.seed)
-    splits = ("labelled", "unlabelled", "test", "")
-    return {one: splits[part] for one, part in zip(coverage["image_id"], parts, strict=True) if part}
 
 
 def hide_labels(

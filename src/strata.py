@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from config import Labels
+from errors import UserError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -35,6 +38,22 @@ def features(coverage: "pd.DataFrame") -> np.ndarray:
     table -= table.mean(axis=0)
     deviation = table.std(axis=0)
     return table[:, deviation > 1e-9] / deviation[deviation > 1e-9]
+
+
+def share_out(coverage: "pd.DataFrame", labels: Labels, seed: int) -> dict[str, str]:
+    """The ids that lose their label so that `labels.keep` others keep theirs, with the split each goes to ("" for
+    none). All the parts are alike in classes and looks."""
+    count, keep, test = len(coverage), labels.keep or 0, labels.keep_test or 0
+    if keep > count:
+        raise UserError(f"data.labels.keep: {keep}, but {count} images have labels; give 1 to {count}")
+    rest = count - keep - test
+    unlabelled = rest if labels.keep_unlabelled is None else labels.keep_unlabelled
+    if not 0 <= unlabelled <= rest:
+        wanted = f"keep, keep_test and keep_unlabelled: {keep} + {test} + {labels.keep_unlabelled or 0}"
+        raise UserError(f"data.labels.{wanted} images, but {count} have labels; lower one of them")
+    parts = deal(features(coverage), [keep, unlabelled, test, rest - unlabelled], seed)
+    splits = ("labelled", "unlabelled", "test", "")
+    return {one: splits[part] for one, part in zip(coverage["image_id"], parts, strict=True) if part}
 
 
 def deal(values: np.ndarray, sizes: Sequence[int], seed: int, spread: Sequence[str] | None = None) -> np.ndarray:
