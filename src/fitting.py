@@ -22,6 +22,7 @@ AREAS = (0, 10, 30, 100, 300, 1000)  # the smallest parts that are tried, in pix
 THRESHOLDS = tuple(round(0.1 + 0.05 * step, 2) for step in range(17))
 SCALES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.45, 2.0)
 SAMPLED = 20000  # pixels an image that class scales are fitted on
+SAMPLED_IN_ALL = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -146,14 +147,7 @@ def _score_planes(config: Config, truth: np.ndarray, answer: np.ndarray) -> np.n
 
 def _fit_scales(config: Config, start: Parameters, images: Iterable) -> Fitted:
     """Class scales by coordinate ascent of the metric on a sample of pixels."""
-    folds, truths, answers = [], [], []
-    for number, (fold, truth, answer) in enumerate(images):
-        known = np.flatnonzero(truth.ravel() != IGNORE_INDEX)
-        picked = np.random.default_rng(number).choice(known, min(SAMPLED, len(known)), replace=False)
-        truths.append(truth.ravel()[picked])
-        answers.append(answer.reshape(len(answer), -1)[:, picked])
-        folds += [fold] * len(picked)
-    places, truth, answer = np.array(folds), np.concatenate(truths).astype(np.int64), np.concatenate(answers, axis=1)
+    places, truth, answer = _sample_pixels(images)
     by_fold, nested = {}, ConfusionMatrix(len(config.classes))
     for fold in np.unique(places):
         mine = places == fold
@@ -164,6 +158,24 @@ def _fit_scales(config: Config, start: Parameters, images: Iterable) -> Fitted:
     plain = _confusion(truth, answer, scales)
     chosen = replace(start, class_scales=scales)
     return Fitted(chosen, matrix_score(config.metric, plain), matrix_score(config.metric, nested), by_fold)
+
+
+def _sample_pixels(images: Iterable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Folds and classes `(pixels,)` and probabilities `(K, pixels)` of as many pixels of each image."""
+    count, total, kept = SAMPLED, 0, []
+    for number, (fold, truth, answer) in enumerate(images):
+        known = np.flatnonzero(truth.ravel() != IGNORE_INDEX)
+        picked = np.random.default_rng(number).choice(known, min(count, len(known)), replace=False)
+        kept.append((fold, truth.ravel()[picked], answer.reshape(len(answer), -1)[:, picked]))
+        total += len(picked)
+        while total > SAMPLED_IN_ALL and count > 1:
+            count //= 2
+            # they stand in random order; copies, since a view would hold the whole of them
+            kept = [(place, some[:count].copy(), planes[:, :count].copy()) for place, some, planes in kept]
+            total = sum(len(some) for _, some, _ in kept)
+    folds, truths, answers = zip(*kept, strict=True)
+    places = np.repeat(folds, [len(one) for one in truths])
+    return places, np.concatenate(truths).astype(np.int64), np.concatenate(answers, axis=1)
 
 
 def _ascend(metric: str, truth: np.ndarray, answer: np.ndarray) -> tuple[float, ...]:

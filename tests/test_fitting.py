@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import dice
 
+import fitting
 from config import TASK_METRICS, Config
 from fitting import THRESHOLDS, fit_parameters
 from matching import instance_iou, instance_precision
@@ -202,6 +203,18 @@ def test_class_scales_climb_to_a_better_miou() -> None:
     assert fitted.plain == pytest.approx(miou(scales))  # every pixel is in the sample
     assert fitted.plain > miou((1.0, 1.0, 1.0)) + 0.05
     assert fitted.nested <= fitted.plain + 1e-9
+
+
+def test_the_sample_of_pixels_stays_bounded_however_many_images_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, ascend = [], fitting._ascend
+    monkeypatch.setattr(fitting, "SAMPLED_IN_ALL", 5000)
+    monkeypatch.setattr(fitting, "_ascend", lambda *values: sizes.append(len(values[1])) or ascend(*values))
+    config, images = make_config("multiclass"), [(n % 2, *tilted(n)) for n in range(40)]
+    fitted = fit_parameters(config, images)
+    assert 2500 < sizes[-1] <= 5000
+    assert sizes[0] == sizes[1] == sizes[-1] / 2, "as many pixels of each image"
+    assert fitted.parameters.class_scales[1] / fitted.parameters.class_scales[0] > 1.3
+    assert fit_parameters(config, images) == fitted
 
 
 def test_good_probabilities_are_left_alone() -> None:
