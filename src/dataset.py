@@ -117,8 +117,9 @@ def load_image(path: Path, settings: Image, patch: int | None = None) -> tuple[n
         values = f"values from {image.min():g} to {image.max():g}"
         raise UserError(f"{path}: {values}, not 0 to 1; say image.normalise=image")
     mean, std = statistics(image, settings, scale)
+    longest = max(image.shape[:2])
     image = cut_centre(image, patch)
-    return resize_image(image, working_shape(*image.shape[:2], settings)), mean, std
+    return resize_image(image, working_shape(*image.shape[:2], settings, longest)), mean, std
 
 
 def load_label(record: Record, config: Config, paths: Paths, shape: tuple[int, int]) -> np.ndarray:

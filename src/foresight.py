@@ -185,5 +185,6 @@ def _count_pixels(config: Config, table: "pd.DataFrame") -> tuple[int, int, int]
         whole += count * shape[0] * shape[1]
         larger += count * max(shape[0] * shape[1], height * width)
         side = config.predict.patch or 0
-        crops += count * min(side, shape[0]) * min(side, shape[1])
+        crop = working_shape(min(side, height), min(side, width), config.image, max(height, width))
+        crops += count * crop[0] * crop[1]
     return int(whole), int(crops), int(larger)

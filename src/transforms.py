@@ -23,11 +23,14 @@ class Window:
     size: int
 
 
-def working_shape(height: int, width: int, image: Image) -> tuple[int, int]:
-    """The size at which the network sees an image of this size: times `image.scale`, at most `image.long_side` long."""
+def working_shape(height: int, width: int, image: Image, longest: int | None = None) -> tuple[int, int]:
+    """The size at which the network sees an image of this size: times `image.scale`, at most `image.long_side` long.
+
+    A part of an image is seen at the scale of the whole, whose long side is `longest`.
+    """
     factor = image.scale
     if image.long_side is not None:
-        factor = min(factor, image.long_side / max(height, width))
+        factor = min(factor, image.long_side / (longest or max(height, width)))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 

@@ -15,6 +15,7 @@ from dataset import Record, Source, StepSampler, TrainingDataset, collate, load_
 from errors import UserError
 from images import write_mask
 from settings import parse_config
+from transforms import cut_centre
 
 PLAIN = {"colour": 0.0, "grey": 0.0, "noise": 0.0, "blur": 0.0}
 STILL = PLAIN | {"flips": False, "rotate90": False, "scale": [1.0, 1.0]}
@@ -280,6 +281,19 @@ def test_the_working_scale_shrinks_image_and_label(paths: Paths, records: list[R
     assert image.shape == (24, 35, 3)
     assert label.shape == (24, 35)
     assert ((image[..., 1] > 127) != (label == 1)).mean() < 0.06
+
+
+@pytest.mark.parametrize(("values", "side"), [({"long_side": 35}, 16), ({"scale": 2.0}, 64), ({}, 32)])
+def test_a_patch_is_seen_at_the_scale_of_its_whole_image(
+    values: dict[str, Any], side: int, paths: Paths, records: list[Record]
+) -> None:
+    settings = make_config().image.model_copy(update=values)
+    whole, _, _ = load_image(paths.resolve("0.png"), settings)
+    patch, _, _ = load_image(paths.resolve("0.png"), settings, 32)
+    assert patch.shape[:2] == (side, side)
+    green = patch[..., 1] > 127
+    assert 0 < green.mean() < 1
+    assert (green != (cut_centre(whole, side)[..., 1] > 127)).mean() < 0.06
 
 
 def test_the_cache_stops_at_its_room(records: list[Record], paths: Paths) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import (
@@ -223,6 +224,13 @@ def test_soft_labels_are_foretold_too(scale: float, pool: list[str], tmp_path: P
     store = ProbabilityStore(paths.pseudo(1, 0) / "soft.zarr")
     written = sum(store.raw(image_id).nbytes for image_id in store.image_ids)
     assert foretold == written if scale > 1.0 or pool == ["labelled"] else foretold > written
+
+
+@pytest.mark.parametrize(("image", "side"), [({"long_side": 32}, 12), ({"scale": 2.0}, 48), ({}, 24)])
+def test_patches_are_foretold_at_the_scale_of_their_image(image: dict, side: int) -> None:
+    config = parse_config({"name": "t", "image": image, "predict": {"patch": 24}})
+    table = pd.DataFrame({"height": [64] * 3, "width": [48] * 3})
+    assert foresight._count_pixels(config, table)[1] == 3 * side * side
 
 
 def test_a_disk_that_is_too_small_ends_it_before_the_first_epoch(
