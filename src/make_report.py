@@ -249,7 +249,8 @@ def oof_pictures(config: Config, paths: Paths, table: Table) -> list[tuple[str, 
         for image_id, truth, probabilities in read_oof(paths, store, fold, chosen):
             prediction = to_label(probabilities, config.task, parameters)
             pictures = compare(config, paths, table, image_id, truth, prediction)
-            note = f"{config.metric} {scores[image_id]:.4f}, fold {fold}{', nothing to find' * (image_id in nothing)}"
+            place = f", fold {fold}" * (config.folds.count > 1)
+            note = f"{config.metric} {scores[image_id]:.4f}{place}{', nothing to find' * (image_id in nothing)}"
             cards[image_id] = card(image_id, note, pictures)
     return [(name, [cards[image_id] for image_id in ids]) for name, ids in groups.items() if ids]
 

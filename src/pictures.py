@@ -211,9 +211,10 @@ def draw_curve_sheet(rounds: Sequence[Curves], names: Sequence[str], metric: str
         for column, (one, name) in enumerate(zip(rounds, names, strict=True)):
             _draw_curves(grid[:, column], one, metric, _curve_limits(rounds))
             grid[0, column].set_title(name)
-        for fold in rounds[0]:
-            grid[1, 0].plot([], [], color=hex_colour(fold_colour(fold)), label=f"fold {fold}")
-        grid[1, 0].legend(frameon=False, fontsize=8)
+        if len(rounds[0]) > 1:
+            for fold in rounds[0]:
+                grid[1, 0].plot([], [], color=hex_colour(fold_colour(fold)), label=f"fold {fold}")
+            grid[1, 0].legend(frameon=False, fontsize=8)
         return to_png(figure)
 
 

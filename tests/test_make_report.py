@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import make_report as script
-from artifacts import Paths, write_json
+from artifacts import Paths, read_json, write_json
 from cli import make_parser
 from config import TASK_METRICS
 from errors import UserError
@@ -272,6 +272,26 @@ def test_every_metric_is_said_in_words() -> None:
     assert set(METRIC_WORDS) == {name for names in TASK_METRICS.values() for name in names}
 
 
+SINGLE = ["folds.count=1", "folds.validation=5", "postprocess.fit=false", "ensemble.fit_weights=false"]
+
+
+def test_one_split_is_not_told_as_folds(tmp_path: Path) -> None:
+    command, paths = make_run(tmp_path), Paths(tmp_path, "x")
+    scores, post = read_json(paths.scores), read_json(paths.postprocess)
+    phases = [row | {"folds": [row["oof"]]} for row in scores["phases"][:2]]
+    write_json(paths.scores, scores | {"phases": phases})
+    write_json(paths.postprocess, post | {"out_of_fold": None})
+    run = paths.run(0, 0) / "manifest.json"
+    write_json(run, read_json(run) | {"class_weights": {"a": 1.0}})
+    text = report([*(word for one in SINGLE for word in ("--set", one)), *command])
+    assert Page(text).open == []
+    shown = re.sub("<[^>]+>", " ", re.sub(r"(?s)<style>.*?</style>|<pre.*?</pre>", "", text))
+    assert not re.findall(r"(?i).*\bfolds?\b.*|.*\bspread\b.*", shown)
+    assert "from 5 labelled images, phase by phase" in shown
+    assert "5 of 10 labelled images held out, seed 0" in shown
+    assert not re.findall('class="(?:fold|range)"|spread over', text)
+
+
 def test_one_split_shows_what_it_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sheets
 
@@ -285,6 +305,5 @@ def test_one_split_shows_what_it_held_out(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         sheets, "draw_picture_sheet", lambda rows, legend: drawn.extend(name for name, _ in rows) or b""
     )
-    single = ["folds.count=1", "folds.validation=5", "postprocess.fit=false", "ensemble.fit_weights=false"]
-    sheets.write_results(load_config(tmp_path / "x.yaml", single), paths)
+    sheets.write_results(load_config(tmp_path / "x.yaml", SINGLE), paths)
     assert set(drawn) == set(folds.loc[folds["fold"] == 0, "image_id"])
