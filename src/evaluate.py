@@ -264,16 +264,20 @@ def read_part(paths: Paths, part: Part) -> "Iterator[Scored]":
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The table of phases in 80 columns."""
+    """The table of phases in 80 columns; what nothing is known of is "-", and such a fold is left out."""
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None or value != value else f"{value:.4f}"
+
     metric, phases, judges = result["metric"], result["phases"], result["judges"]
     first, second = (f"on {judges[0]}", f" {'on ' + judges[1]:>9}") if judges else ("out of fold", "")
     lines = [f"{metric:<25} {first:>11} {'over folds':>14} {'hidden':>8}{second}"]
     for row in phases:
-        folds = f"{min(row['folds']):.4f}-{max(row['folds']):.4f}"
-        hidden = "-" if row["hidden"] is None else f"{row['hidden']:.4f}"
-        other = f" {row['other']:>9.4f}" if judges else ""
+        known = [value for value in row["folds"] if value == value]
+        folds = f"{min(known):.4f}-{max(known):.4f}" if known else "-"
+        other = f" {shown(row['other']):>9}" if judges else ""
         unused = "" if row.get("used", True) else " (unused)" if judges else "  (not used)"
-        lines.append(f"{row['name']:<25} {row['oof']:>11.4f} {folds:>14} {hidden:>8}{other}{unused}")
+        lines.append(f"{row['name']:<25} {shown(row['oof']):>11} {folds:>14} {shown(row['hidden']):>8}{other}{unused}")
     return "\n".join(lines)
 
 

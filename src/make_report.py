@@ -103,6 +103,7 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
     from sheets import list_class_weights, list_machines
 
     (scores, names), table = read_scores(config, paths), read_table(paths)
+    phases = [phase | known_scores(phase) for phase in scores["phases"]]
     values = class_colours(config.task, len(config.classes))
     labels = ("background", *config.classes) if config.task in ("binary", "instances") else config.classes
     colours = {name: hex_colour(colour) for name, colour in zip(labels, values, strict=True)}
@@ -114,10 +115,10 @@ def collect(config: Config, paths: Paths) -> dict[str, Any]:
         "counts": {split: len(table.ids(split)) for split in ("labelled", "unlabelled", "test")},
         "sparse": any(table.sparse(image_id) for image_id in table.folds),
         "hidden_of": scores["hidden"],
-        "final": next(phase for phase in reversed(scores["phases"]) if phase.get("used", True)),
+        "final": next(phase for phase in reversed(phases) if phase.get("used", True)),
         "judges": scores["judges"],
         "class_weights": list_class_weights(config, paths, names),
-        **phase_table(scores["phases"]),
+        **phase_table(phases),
         **curves(config, logs, names),
         "pseudo": [
             pseudo_round(config, paths, table, round, names[round])
@@ -149,11 +150,17 @@ def read_table(paths: Paths) -> Table:
     )
 
 
+def known_scores(phase: dict[str, Any]) -> dict[str, Any]:
+    """A phase's scores with None for NaN, and without the folds of which nothing is known."""
+    values = {key: None if phase[key] != phase[key] else phase[key] for key in ("oof", "hidden")}
+    return values | {"folds": [value for value in phase["folds"] if value == value]}
+
+
 def phase_table(phases: list[dict[str, Any]]) -> dict[str, Any]:
     """The phases and the scale of the little plots: left and right end, and each value's place in per cent."""
     values = [
         value for phase in phases for value in (phase["oof"], phase["hidden"], *phase["folds"]) if value is not None
-    ]
+    ] or [0.0, 1.0]
     pad = 0.04 * (max(values) - min(values)) or 0.02
     low, high = max(0.0, min(values) - pad), min(1.0, max(values) + pad)
 

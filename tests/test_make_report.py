@@ -17,6 +17,7 @@ from artifacts import Paths, read_json, write_json
 from cli import make_parser
 from config import TASK_METRICS
 from errors import UserError
+from evaluate import format_table
 from images import write_mask
 from pictures import draw_points
 from rules import METRIC_WORDS
@@ -270,6 +271,31 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_every_metric_is_said_in_words() -> None:
     assert set(METRIC_WORDS) == {name for names in TASK_METRICS.values() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("folds", "oof", "span", "page"),
+    [
+        ([np.nan, 0.5, 0.7], 0.6, "0.5000-0.7000", "0.5000 – 0.7000"),
+        ([0.5, np.nan, 0.4], 0.6, "0.4000-0.5000", "0.4000 – 0.5000"),
+        ([np.nan, np.nan], np.nan, "-", "–"),
+    ],
+)
+def test_a_fold_of_which_nothing_is_known_is_left_out(
+    folds: list[float], oof: float, span: str, page: str, tmp_path: Path
+) -> None:
+    command, paths = make_run(tmp_path), Paths(tmp_path, "x")
+    scores = read_json(paths.scores)
+    phases = [row | {"folds": folds, "oof": oof, "hidden": oof} for row in scores["phases"]]
+    write_json(paths.scores, scores | {"phases": phases})
+    shown = "-" if oof != oof else f"{oof:.4f}"
+    for judges in ([], ["points", "masks"]):
+        table = format_table(scores | {"phases": [row | {"other": oof} for row in phases], "judges": judges})
+        words = table.splitlines()[1].removeprefix("supervised").split()
+        assert words == [shown, span, shown, *([shown] if judges else [])]
+    text = report(command)
+    assert text.count(f"<td>{page}</td>") >= 3
+    assert "nan" not in "".join(re.findall(r'<svg class="strip".*?</svg>', text, re.DOTALL))
 
 
 SINGLE = ["folds.count=1", "folds.validation=5", "postprocess.fit=false", "ensemble.fit_weights=false"]
