@@ -16,15 +16,18 @@ How much could the pool bring at best? `--ceiling 400` adds supervised training,
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP / "src"))
 
 from artifacts import Paths, write_json  # noqa: E402
+from children import end_with_parent  # noqa: E402
 from cli import make_parser, run_script  # noqa: E402
 from config import Config, Round  # noqa: E402
 from errors import UserError  # noqa: E402
@@ -113,11 +116,10 @@ def run_arm(args: argparse.Namespace, overrides: list[str], rounds: tuple[Round,
 
 
 def run_told(command: list[str]) -> None:
-    """Run a script that tells its own mistakes; with one, its exit code is ours."""
-    try:
-        subprocess.run(command, check=True)
-    except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)
+    """Run a script that tells its own mistakes, and ends when we do; with a mistake, its exit code is ours."""
+    code = subprocess.run(command, preexec_fn=partial(end_with_parent, os.getpid())).returncode
+    if code:
+        sys.exit(code)
 
 
 def hidden_ids(args: argparse.Namespace, overrides: list[str]) -> set[str]:

@@ -19,16 +19,17 @@ Answer = TypeVar("Answer")
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None = None) -> None:
     """Have the system kill this process when its parent is gone, however that ended; elsewhere than on Linux, nothing.
 
-    The parent is the one that `multiprocessing` knows, which may be gone already.
+    The parent is of this id, or the one that `multiprocessing` knows; it may be gone already.
     """
-    parent = multiprocessing.parent_process()
+    if parent is None and (known := multiprocessing.parent_process()):
+        parent = known.pid
     if sys.platform != "linux" or parent is None:
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent.pid:
+    if os.getppid() != parent:
         sys.exit(1)
 
 

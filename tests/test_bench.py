@@ -92,7 +92,7 @@ def test_both_arms_take_the_same_steps_and_predict_what_is_read(
     values = {"name": "t", "rounds": [{}, joint, {"phase": "finetune"}], "train": {"epochs": 3, "steps_per_epoch": 7}}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     args, commands = argparse.Namespace(config=tmp_path / "t.yaml", workspace=tmp_path, fresh=False), []
-    monkeypatch.setattr(compare_pseudo.subprocess, "run", lambda command, check: commands.append(command))
+    monkeypatch.setattr(compare_pseudo, "run_told", commands.append)
     steps = {}
     for arm in ("supervised", "joint"):
         overrides = compare_pseudo.arm_overrides(load_config(args.config, []), arm, joint=1, seed=4)
@@ -138,13 +138,13 @@ def test_a_ceiling_is_judged_on_images_that_no_arm_learnt_from(
     data = {"labels": labels, "unlabelled": "", "solution": "", "solution_of": "unlabelled"}
     folder = make_workspace(tmp_path, labelled=12, data=data, **settings)
 
-    def in_this_process(command: list[str], check: bool) -> None:
+    def in_this_process(command: list[str]) -> None:
         arguments = command[2:]
         places = [arguments.index(name) for name in ("--config", "--workspace")]
         rest = [word for n, word in enumerate(arguments) if not any(n in (place, place + 1) for place in places)]
         run(Path(command[1]).stem, folder, *rest)
 
-    monkeypatch.setattr(compare_pseudo.subprocess, "run", in_this_process)
+    monkeypatch.setattr(compare_pseudo, "run_told", in_this_process)
     args = argparse.Namespace(config=folder / "tiny.yaml", workspace=folder, overrides=[], seeds=[0], ceiling=8)
     args.fresh = False
     compare_pseudo.main(args)
@@ -172,14 +172,14 @@ def test_a_density_sweep_ends_in_a_table_and_a_plot(
 
     folder, commands = make_workspace(tmp_path, labelled=4, train={"epochs": 3, "steps_per_epoch": 1}), []
 
-    def in_this_process(command: list[str], check: bool) -> None:
+    def in_this_process(command: list[str]) -> None:
         script, arguments = Path(command[1]).stem, command[2:]
         places = [arguments.index(name) for name in ("--config", "--workspace")]
         rest = [word for n, word in enumerate(arguments) if not any(n in (place, place + 1) for place in places)]
         commands.append(script)
         run(script, folder, *rest)
 
-    monkeypatch.setattr(compare_pseudo.subprocess, "run", in_this_process)
+    monkeypatch.setattr(compare_pseudo, "run_told", in_this_process)
     parser = make_parser(sweep_density.__doc__)
     for name, kind in (("--points", str), ("--seeds", int)):
         parser.add_argument(name, type=kind, nargs="+")
@@ -205,14 +205,13 @@ def test_whole_runs_of_configs_are_compared_on_one_split(
 ) -> None:
     monkeypatch.syspath_prepend(str(TOP / "bench"))
     import compare_configs
-    import compare_pseudo
 
     labels = {"kind": "rle", "path": "train.csv", "points": {"count": 40}}
     settings = {"train": {"epochs": 2, "steps_per_epoch": 1}, "data": {"labels": labels}}
     folder = make_workspace(tmp_path, labelled=6, **settings)
     file = folder / "tiny.yaml"
 
-    def in_this_process(command: list[str], check: bool) -> None:
+    def in_this_process(command: list[str]) -> None:
         assert Path(command[1]).name == "run_stages.py"
         changes = [word for word in command if "=" in word]
         words = [word for change in changes for word in ("--set", change)]
@@ -220,7 +219,7 @@ def test_whole_runs_of_configs_are_compared_on_one_split(
             if script not in ("make_submission.py", "make_report.py"):
                 run(Path(script).stem, folder, *arguments, *words)
 
-    monkeypatch.setattr(compare_pseudo.subprocess, "run", in_this_process)
+    monkeypatch.setattr(compare_configs, "run_told", in_this_process)
     parser = make_parser(compare_configs.__doc__)
     compare_configs.add_arguments(parser)
     arms = ["--arm", "short", str(file), "train.epochs=1", "--arm", "long", str(file)]

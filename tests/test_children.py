@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import SRC
 
+from artifacts import TOP
 from children import call_beside
 from errors import UserError
 
@@ -48,6 +49,22 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
+COMPARISON = f"""
+import sys
+from pathlib import Path
+sys.path.append({str(TOP / "bench")!r})
+from compare_pseudo import run_told
+
+script = Path(sys.argv[1]).with_name("stage.py")
+script.write_text(f"from sleeper import sleep\\nsleep({{sys.argv[1]!r}})")
+try:
+    run_told([sys.executable, str(script)])
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+PARENTS = pytest.mark.parametrize(
+    ("code", "children"), [(BESIDE, 2), (STAGE, 1), (COMPARISON, 1)], ids=["beside", "stage", "comparison"]
+)
 
 
 def start(folder: Path, code: str, children: int) -> tuple[subprocess.Popen, list[int]]:
@@ -93,7 +110,7 @@ def state(number: int) -> str:
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 
 
-@pytest.mark.parametrize(("code", "children"), [(BESIDE, 2), (STAGE, 1)], ids=["beside", "stage"])
+@PARENTS
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_none_outlives_its_parent(tmp_path: Path, code: str, children: int, number: signal.Signals) -> None:
     parent, ids = start(tmp_path, code, children)
@@ -102,7 +119,7 @@ def test_none_outlives_its_parent(tmp_path: Path, code: str, children: int, numb
     assert gone(ids)
 
 
-@pytest.mark.parametrize(("code", "children"), [(BESIDE, 2), (STAGE, 1)], ids=["beside", "stage"])
+@PARENTS
 def test_a_stop_of_the_parent_alone_stops_all(tmp_path: Path, code: str, children: int) -> None:
     parent, ids = start(tmp_path, code, children)
     parent.send_signal(signal.SIGINT)
