@@ -11,7 +11,8 @@ neither arm has seen. At the config's own seed, what its own run has done alread
 and writes it to runs/compare_pseudo.json.
 
 How much could the pool bring at best? `--ceiling 400` adds supervised training, of as many steps, with the labels of
-400 images; all arms are then scored on the images that are left.
+400 images; all arms are then scored on the images that are left. It holds out other images than they, so it has no gain
+out of fold.
 """
 
 import argparse
@@ -161,12 +162,13 @@ def print_table(rows: list[dict], metric: str) -> None:
     for arm, mine in arms.items():
         print_line(arm, [[row[key] for row in mine] for key in KEYS])
     for arm, mine in list(arms.items())[1:]:
-        pairs = list(zip(mine, arms["supervised"], strict=True))
-        print_line(f"{arm}'s gain", [[one[key] - other[key] for one, other in pairs] for key in KEYS])
+        pairs, keys = list(zip(mine, arms["supervised"], strict=True)), KEYS[1:] if arm == "ceiling" else KEYS
+        gains = {key: [one[key] - other[key] for one, other in pairs] for key in keys}
+        print_line(f"{arm}'s gain", [gains.get(key, []) for key in KEYS])
 
 
 def print_line(label: str, columns: list[list[float]]) -> None:
-    print(f"{label:<16}", *(f"{spread(values):>18}" for values in columns))
+    print(f"{label:<16}", *(f"{spread(values) if values else '-':>18}" for values in columns))
 
 
 def spread(values: list[float]) -> str:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import cv2
+import pandas as pd
 import pytest
 import yaml
 from helpers import make_workspace, run
@@ -154,7 +155,14 @@ def test_a_ceiling_is_judged_on_images_that_no_arm_learnt_from(
     hidden = {arm: compare_pseudo.hidden_ids(args, [f"name={name}"]) for arm, name in names.items()}
     assert [len(ids) for ids in hidden.values()] == [8, 8, 4]
     assert {row["images"] for row in rows} == {len(set.intersection(*hidden.values()))}
-    assert len(capsys.readouterr().out.split("\n\n")[1].splitlines()) == 6, "a line an arm, a head and two gains"
+    table = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert len(table) == 6, "a line an arm, a head and two gains"
+    folds = {
+        arm: set(pd.read_csv(folder / f"folds/{name}.csv").query("fold == 0")["image_id"])
+        for arm, name in names.items()
+    }
+    assert folds["supervised"] == folds["joint"] != folds["ceiling"]
+    assert [line.split()[2] == "-" for line in table[-2:]] == [False, True], "a gain on the same images, or none"
     args.ceiling = 0
     with pytest.raises(UserError, match="data.labels.keep"):
         compare_pseudo.main(args)
