@@ -20,7 +20,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "src"), str(TOP / "bench")]
 
-from compare_pseudo import run_told, spread  # noqa: E402
+from compare_pseudo import check_seeds, run_told, spread  # noqa: E402
 
 from artifacts import Paths, read_json, write_json  # noqa: E402
 from cli import make_parser, run_script  # noqa: E402
@@ -31,6 +31,7 @@ from settings import load_config  # noqa: E402
 
 
 def main(args: argparse.Namespace) -> None:
+    check_seeds(args.seeds)
     if any(len(arm) < 2 for arm in args.arm) or len({arm[0] for arm in args.arm}) != len(args.arm):
         raise UserError("--arm: give each a name of its own and a config, e.g. --arm ours configs/dubai_points.yaml")
     rows = []

@@ -40,6 +40,7 @@ PLAIN = ("predict.tta=none", "predict.scales=[1.0]")
 
 
 def main(args: argparse.Namespace) -> None:
+    check_seeds(args.seeds)
     config = load_config(args.config, args.overrides)
     joint = next((number for number, one in enumerate(config.rounds) if one.phase == "joint"), None)
     if joint is None:
@@ -68,6 +69,12 @@ def main(args: argparse.Namespace) -> None:
             print(rows[-1], flush=True)
     write_json(args.workspace / "runs" / "compare_pseudo.json", rows)
     print_table(rows, config.metric)
+
+
+def check_seeds(seeds: list[int]) -> None:
+    """Raises UserError for one that is given twice: it would weigh twice in means, and make deviations smaller."""
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: each counts once, so give it once")
 
 
 def arm_overrides(config: Config, arm: str, joint: int, seed: int) -> list[str]:

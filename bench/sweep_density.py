@@ -16,7 +16,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "src"), str(TOP / "bench")]
 
-from compare_pseudo import run_arm, spread  # noqa: E402
+from compare_pseudo import check_seeds, run_arm, spread  # noqa: E402
 
 from artifacts import Paths, atomic, write_json  # noqa: E402
 from cli import make_parser, run_script  # noqa: E402
@@ -25,6 +25,7 @@ from settings import load_config  # noqa: E402
 
 
 def main(args: argparse.Namespace) -> None:
+    check_seeds(args.seeds)
     config = load_config(args.config, args.overrides)
     if not 1 <= args.rounds <= len(config.rounds):
         raise UserError(f"--rounds {args.rounds}: {args.config} has {len(config.rounds)}")
