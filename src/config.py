@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 IGNORE_INDEX = 255  # the label of a pixel nobody knows; every loss and metric leaves it out
 
@@ -10,6 +10,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Zoom = Annotated[float, Field(ge=0.01, le=100.0)]
 Colour = tuple[int, int, int]
+Pool = Annotated[tuple[Literal["labelled", "unlabelled", "test"], ...], AfterValidator(lambda s: (*dict.fromkeys(s),))]
 MaskMetric = Literal["dice", "dice_global", "f0.5", "miou", "accuracy", "mask_map", "boundary_f", "surface_dice"]
 TASK_METRICS: dict[str, tuple[str, ...]] = {  # the scores that fit a task; rules.py says how each is made
     "binary": (*get_args(MaskMetric), "patch_f1"),
@@ -191,16 +192,14 @@ class Consistency(Section):
     share: Share = 0.5  # of a batch
     strong: Photometry | None = None  # of the student's view; None: as train.augment has it
     cutmix: Share | None = None  # of the student's views, two by two, and of the answers; None: as train.augment has it
-    # "labelled": the training images too, whose unknown pixels nobody else teaches
-    pool: tuple[Literal["labelled", "unlabelled", "test"], ...] = ("unlabelled", "test")
+    pool: Pool = ("unlabelled", "test")  # "labelled": the training images too, for pixels that nobody else teaches
 
 
 class Pseudo(Section):
     """Which of the teachers' labels a student learns from. A pixel or image must pass every rule that is set."""
 
     teachers: Literal["previous", "all"] = "previous"  # the round before, or every round before
-    # "labelled": the training images, whose known pixels stay as they are
-    pool: tuple[Literal["labelled", "unlabelled", "test"], ...] = ("unlabelled",)
+    pool: Pool = ("unlabelled",)  # "labelled": the training images, whose known pixels stay as they are
     labels: Literal["hard", "soft"] = "hard"
     pixel_confidence: Share = 0.0  # the best class's probability
     image_confidence: Share = 0.0  # the share of an image's pixels that pass the pixel rules
@@ -316,6 +315,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "Config":
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes: one is there twice; give each its own name")
         if (self.rounds[0].phase, self.rounds[0].start) != ("warmup", "encoder"):
             raise ValueError("rounds[0]: nothing comes before it, so its phase must be warmup and its start encoder")
         least, most = {"multilabel": (1, 10**6), "multiclass": (2, 255)}.get(self.task, (1, 1))  # 255 says unknown

@@ -129,9 +129,12 @@ def class_field(fmt: TableFormat) -> str:
 def class_words(fmt: TableFormat, classes: Sequence[str], task: str | None) -> dict[str, int]:
     """How the table writes a class → its index. With no task, numbers are taken as keys: either way of counting.
 
-    Raises UserError for a name that the format's cells cannot hold, and for one that is no category.
+    Raises UserError for a name that the format's cells cannot hold, that two classes have, or that is no category.
     """
     names, base = {name: index for index, name in enumerate(classes)}, fmt.class_base
+    if class_field(fmt) == "class" and len(names) < len(classes):
+        twice = next(name for index, name in enumerate(classes) if names[name] != index)
+        raise UserError(f"classes: {twice!r} is there twice; give each class its own name")
     if class_field(fmt) != "class_number":
         if fmt.rows == "detections" and (spaced := [name for name in classes if name.split() != [name]]):
             raise UserError(f"classes: {spaced[0]!r} has a space, which parts the words of a cell; name it without")

@@ -3,7 +3,7 @@
 import pytest
 from helpers import config_fault
 
-from config import Config, Predict
+from config import Config, Consistency, Predict, Pseudo
 
 GROUP = {"model": {"norm": "group"}}
 PLAIN = {"arch": "PlainUnet", "weights": "none"}
@@ -23,6 +23,7 @@ PLAIN = {"arch": "PlainUnet", "weights": "none"}
         ),
         ({"rounds": []}, "rounds: "),
         ({"classes": []}, "classes: "),
+        ({"task": "multilabel", "classes": ["a", "b", "a"]}, "classes: one is there twice"),
         ({"classes": ["a", "b"]}, "binary takes 1 at least, 1 at most, not 2"),
         ({"task": "multiclass", "classes": ["a"]}, "multiclass takes 2 at least, 255 at most, not 1"),
         ({"task": "multiclass", "classes": list(map(str, range(256)))}, "takes 2 at least, 255 at most, not 256"),
@@ -59,6 +60,11 @@ def test_values_that_make_no_sense_together(values: dict, said: str) -> None:
     message = config_fault(values)
     assert said in message
     assert message.count("config: ") == 1
+
+
+def test_a_pool_named_twice_counts_once() -> None:
+    for section in (Pseudo, Consistency):
+        assert section(pool=("test", "unlabelled", "test")).pool == ("test", "unlabelled")
 
 
 def test_a_config_is_frozen() -> None:

@@ -261,6 +261,7 @@ def test_a_file_is_no_folder(tmp_path):
         ("uwmgi", [[0, 4]], (), "a.png: value 4, but the 3 classes go to 3"),
         ("uwmgi", [[0, 255]], (), "a.png: its mask has unknown pixels"),
         ("openimages2019", [[0, 1]], (), "--classes: the format openimages2019 names classes"),
+        ("openimages2019", [[0, 1]], ("--classes", "a,a"), "classes: 'a' is there twice; give each class its own name"),
         ("hpa2021", [[0, 2]], (), "a.png: instance 2 has no class or score; add its row to instances.csv"),
         ("loveda", [[0, 7]], (), "a.png: value 7, but the 7 classes go to 6"),
         ("tgs_salt", [[0, 1]], ("--images", "masks2"), "no such folder"),
