@@ -291,13 +291,13 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]  # names files and folders
     seed: Annotated[int, Field(ge=0)] = 0
     task: Literal["binary", "multiclass", "multilabel", "instances"] = "binary"
-    classes: Annotated[tuple[str, ...], Field(min_length=1)] = ("foreground",)
+    classes: tuple[str, ...] = ("foreground",)
     data: Data = Data()
     image: Image = Image()
     folds: Folds = Folds()
     model: Model = Model()
     train: Train = Train()
-    rounds: Annotated[tuple[Round, ...], Field(min_length=1)] = (Round(),)
+    rounds: tuple[Round, ...] = (Round(),)
     predict: Predict = Predict()
     ensemble: Ensemble = Ensemble()
     postprocess: Postprocess = Postprocess()
@@ -315,8 +315,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "Config":
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError("classes: one is there twice; give each its own name")
+        if not self.rounds or not 0 < len(set(self.classes)) == len(self.classes):
+            raise ValueError("rounds and classes: give at least one of each, and no class twice")
         if (self.rounds[0].phase, self.rounds[0].start) != ("warmup", "encoder"):
             raise ValueError("rounds[0]: nothing comes before it, so its phase must be warmup and its start encoder")
         least, most = {"multilabel": (1, 10**6), "multiclass": (2, 255)}.get(self.task, (1, 1))  # 255 says unknown
