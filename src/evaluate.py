@@ -264,7 +264,7 @@ def read_part(paths: Paths, part: Part) -> "Iterator[Scored]":
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The table of phases in 80 columns; what nothing is known of is "-", and such a fold is left out."""
+    """The table of phases in 80 columns. "-" is what nothing is known of, and the span of fewer than two folds."""
 
     def shown(value: float | None) -> str:
         return "-" if value is None or value != value else f"{value:.4f}"
@@ -274,7 +274,7 @@ def format_table(result: dict[str, Any]) -> str:
     lines = [f"{metric:<25} {first:>11} {'over folds':>14} {'hidden':>8}{second}"]
     for row in phases:
         known = [value for value in row["folds"] if value == value]
-        folds = f"{min(known):.4f}-{max(known):.4f}" if known else "-"
+        folds = f"{min(known):.4f}-{max(known):.4f}" if len(known) > 1 else "-"
         other = f" {shown(row['other']):>9}" if judges else ""
         unused = "" if row.get("used", True) else " (unused)" if judges else "  (not used)"
         lines.append(f"{row['name']:<25} {shown(row['oof']):>11} {folds:>14} {shown(row['hidden']):>8}{other}{unused}")

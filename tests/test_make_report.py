@@ -306,6 +306,8 @@ def test_one_split_is_not_told_as_folds(tmp_path: Path) -> None:
     scores, post = read_json(paths.scores), read_json(paths.postprocess)
     phases = [row | {"folds": [row["oof"]]} for row in scores["phases"][:2]]
     write_json(paths.scores, scores | {"phases": phases})
+    oof = f"{phases[0]['oof']:.4f}"
+    assert format_table(scores | {"phases": phases}).splitlines()[1].split()[:3] == ["supervised", oof, "-"]
     write_json(paths.postprocess, post | {"out_of_fold": None})
     run = paths.run(0, 0) / "manifest.json"
     write_json(run, read_json(run) | {"class_weights": {"a": 1.0}})
