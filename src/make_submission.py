@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts import Paths, Stage, code_revision, fingerprint, sample_file, settings_hash, stage_settings
+from artifacts import Paths, Stage, code_revision, fingerprint, raw_data, sample_file, settings_hash, stage_settings
 from cli import make_parser, open_config, run_script
 from config import ArchiveFormat, Config, TableFormat
 from errors import UserError
@@ -232,10 +232,15 @@ def write_ensemble(config: Config, paths: Paths, stage: Stage) -> None:
 
 
 def submission_stage(config: Config, paths: Paths) -> Stage:
+    from tables import find_format
+
+    labels, table = config.data.labels, raw_data(config, paths) / config.data.labels.path
     settings = stage_settings(config, "task", "classes", "submission")
     inputs = [paths.index, paths.postprocess, paths.scores, paths.runs / "ensemble" / "manifest.json"]
     if sample := sample_file(config, paths):
         inputs.append(sample)
+    if labels.kind == "rle" and {find_format(one).file for one in (config.submission, labels.format)} == {"coco"}:
+        inputs += [table] if table.is_file() else []  # its category ids
     return Stage(paths.submission.with_suffix(".json"), settings, tuple(inputs), outputs=(paths.submission,))
 
 

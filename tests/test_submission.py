@@ -119,6 +119,9 @@ def test_coco_results_have_the_labels_category_ids(
     (tmp_path / "raw" / "train.json").write_text('{"categories": [{"id": 18, "name": "cell"}]}')
     run("make_submission", tmp_path)
     assert {one["category_id"] for one in read_json(paths.submission)} == {18}
+    (tmp_path / "raw" / "train.json").write_text('{"categories": [{"id": 19, "name": "cell"}]}')
+    with pytest.raises(UserError, match=r"made with other settings \(inputs.*train\.json"):
+        run("make_submission", tmp_path)
 
 
 def test_where_it_came_from_stands_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
