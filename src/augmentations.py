@@ -2,7 +2,7 @@
 
     recipe = make_recipe(config.train.augment, channels=3)
     image, label = apply_geometry(recipe, image, label, seed, soft=False)
-    image, inverted = apply_photometry(recipe, image, seed)
+    image = apply_photometry(recipe, image, seed)
 
 Geometry is drawn once and photometry after it, so that a weak and a strong view of an image align pixel by pixel.
 """
@@ -22,7 +22,6 @@ from config import Augment, Photometry
 class Recipe:
     geometry: albumentations.Compose
     photometry: albumentations.Compose
-    invert: float  # a chance beside these
 
 
 def make_recipe(augment: Augment, channels: int, photometry: Photometry | None = None) -> Recipe:
@@ -43,7 +42,6 @@ def make_recipe(augment: Augment, channels: int, photometry: Photometry | None =
     return Recipe(
         albumentations.Compose(geometry, additional_targets={"soft": "image"}),
         albumentations.Compose(_photometry(photometry or augment, channels)),
-        (photometry or augment).invert,
     )
 
 
@@ -64,6 +62,8 @@ def _photometry(augment: Photometry, channels: int) -> list[albumentations.Basic
         steps.append(albumentations.RandomGamma(gamma_limit=(100 - 40 * strength, 100 + 60 * strength), p=0.3))
     if augment.grey and channels == 3:
         steps.append(albumentations.ToGray(p=augment.grey))
+    if augment.invert:
+        steps.append(albumentations.InvertImg(p=augment.invert))
     if augment.blur:
         # a shifted or one-sided kernel would move the image off its label and off its other view
         centred = {"allow_shifted": False, "direction_range": (0.0, 0.0)}
@@ -82,16 +82,11 @@ def apply_geometry(recipe: Recipe, image: np.ndarray, label: np.ndarray, seed: i
     return result["image"], result["soft" if soft else "mask"]
 
 
-def apply_photometry(recipe: Recipe, image: np.ndarray, seed: int) -> tuple[np.ndarray, bool]:
-    """Colour, noise, blur and inversion of `(H, W, C)` uint8, or float32 in [0, 1]; and whether it was inverted."""
-    dice = random.Random(seed + 1)
-    _reseed(recipe.photometry, np.random.default_rng([seed, 1]), dice)
+def apply_photometry(recipe: Recipe, image: np.ndarray, seed: int) -> np.ndarray:
+    """Colour, noise and blur; `(H, W, C)` of uint8, or of float32 in [0, 1]."""
+    _reseed(recipe.photometry, np.random.default_rng([seed, 1]), random.Random(seed + 1))
     result = recipe.photometry(image=image)["image"]
-    result = result[..., None] if result.ndim == 2 else result
-    inverted = dice.random() < recipe.invert
-    if inverted:
-        result = (255 if result.dtype == np.uint8 else np.float32(1.0)) - result
-    return result, inverted
+    return result[..., None] if result.ndim == 2 else result
 
 
 def _reseed(step: Any, rng: np.random.Generator, dice: random.Random) -> None:

@@ -104,18 +104,19 @@ def load_image(path: Path, settings: Image, patch: int | None = None) -> tuple[n
 
     With `patch`, only the square of that side in its middle.
 
-    Where `normalise` is "image", for which its range does not matter, the image is stretched to all of it: photometry,
-    in shares of that range, would drown a dark one. Else raises UserError for a float image beyond [0, 1].
+    Where `normalise` is "image", for which the range does not matter, an image of more than 8 bits is stretched to all
+    of it: photometry, in shares of that range, would drown 12 bits in 16. Else raises UserError for a float image
+    beyond [0, 1].
     """
     image = read_image(path, settings.channels)
     scale = full_scale(image)
     if image.dtype != np.uint8:
         image, scale = image.astype(np.float32) / scale, 1.0
-    if settings.normalise == "image":
-        image = stretch(image)
-    elif image.dtype != np.uint8 and (image.min() < 0.0 or image.max() > 1.0):  # photometry would cut it off
-        values = f"values from {image.min():g} to {image.max():g}"
-        raise UserError(f"{path}: {values}, not 0 to 1; say image.normalise=image")
+        if settings.normalise == "image":
+            image = stretch(image)
+        elif image.min() < 0.0 or image.max() > 1.0:  # photometry would cut it off
+            values = f"values from {image.min():g} to {image.max():g}"
+            raise UserError(f"{path}: {values}, not 0 to 1; say image.normalise=image")
     mean, std = statistics(image, settings, scale)
     longest = max(image.shape[:2])
     image = cut_centre(image, patch)
@@ -202,11 +203,13 @@ class TrainingDataset(Dataset):
         return sample | {"target": self._target(label, bool(record.soft))}
 
     def _view(self, recipe: Recipe, image: np.ndarray, picture: Picture, seed: int) -> np.ndarray:
-        """`(C, h, w) float32`: a window changed by photometry and normalised. Where each image is by its own mean, an
-        inverted one is by what its mean is then."""
-        changed, inverted = apply_photometry(recipe, image, seed)
-        mean = 1.0 - picture.mean if inverted and self.config.image.normalise == "image" else picture.mean
-        return normalise(changed, mean, picture.std, 255.0 if image.dtype == np.uint8 else 1.0)
+        """`(C, h, w) float32`: a window changed by photometry and normalised.
+
+        By the mean and deviation of its image as it was, so that brightness and contrast vary, and an inverted view
+        lies apart from what an image looks like: RESULTS.md has what the other ways cost.
+        """
+        changed = apply_photometry(recipe, image, seed)
+        return normalise(changed, picture.mean, picture.std, 255.0 if image.dtype == np.uint8 else 1.0)
 
     def _cut(self, source: int, number: int) -> tuple[Record, Picture, np.ndarray, np.ndarray, int]:
         """The image a number stands for, its random window in training geometry, and the seed of its photometry."""

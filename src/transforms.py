@@ -108,13 +108,11 @@ def cut_centre(array: np.ndarray, side: int | None) -> np.ndarray:
 
 
 def stretch(image: np.ndarray) -> np.ndarray:
-    """`(H, W, C)` of uint8 or float, its least value moved to 0 and its largest to 255 or 1: all of a photo's three
-    channels alike, so that its colours stay, and any others each for itself."""
+    """`(H, W, C) float32`, its least value moved to 0 and its largest to 1: all of a photo's three channels alike, so
+    that its colours stay, and any others each for itself."""
     axes = (0, 1, 2) if image.shape[2] == 3 else (0, 1)
-    low, high = (edge(image, axis=axes).astype(np.float32) for edge in (np.min, np.max))
-    factor = (255.0 if image.dtype == np.uint8 else 1.0) / np.maximum(high - low, 1e-12)
-    values = (image - low) * factor
-    return np.rint(values).astype(np.uint8) if image.dtype == np.uint8 else values
+    low, high = image.min(axis=axes), image.max(axis=axes)
+    return (image - low) / np.maximum(high - low, 1e-12)
 
 
 def statistics(image: np.ndarray, settings: Image, full_scale: float) -> tuple[np.ndarray, np.ndarray]:

@@ -162,12 +162,12 @@ def test_float_images_beyond_one_are_stretched_or_refused(tmp_path: Path) -> Non
         load_image(tmp_path / "a.tif", Image(channels=1, mean=(0.5,), std=(0.5,)))
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
 def test_photometry_does_not_drown_a_dark_image(tmp_path: Path, kind: type) -> None:
-    """Of 12 bits in 16, or of 32 levels in 8, noise in shares of the whole scale would leave nothing."""
+    """Of 12 bits in 16, noise in shares of the whole scale would leave nothing."""
     rng = np.random.default_rng(0)
     values = np.kron(rng.random((8, 8)), np.ones((8, 8)))
-    top = {np.uint8: 32, np.uint16: 4095, np.float32: 0.01}[kind]
+    top = {np.uint16: 4095, np.float32: 0.01}[kind]
     tifffile.imwrite(tmp_path / "a.tif", (values * top).astype(kind))
     settings = {"channels": 1, "normalise": "image"}
     augment = {"crop": 64, "scale": [1, 1], "colour": 0.4, "noise": 1.0, "flips": False, "rotate90": False}
@@ -178,24 +178,6 @@ def test_photometry_does_not_drown_a_dark_image(tmp_path: Path, kind: type) -> N
     for number in range(12):
         view = dataset[(0, number)]["image"][0].numpy()
         assert np.corrcoef(view.ravel(), values.ravel())[0, 1] > 0.9
-
-
-def test_an_inverted_view_is_normalised_as_an_inverted_image_would_be(tmp_path: Path) -> None:
-    """By the mean and deviation of the image as it was, a dark one turned round lies tens of deviations off."""
-    values = (np.random.default_rng(0).gamma(0.5, 20, (64, 64))).clip(0, 255).astype(np.uint8)
-    values[0, :2] = 0, 255
-    for name, pixels in (("a", values), ("b", 255 - values)):
-        cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)
-    still = {"crop": 64, "scale": [1, 1], "colour": 0, "noise": 0, "blur": 0, "flips": False, "rotate90": False}
-
-    def view(name: str, invert: float) -> np.ndarray:
-        settings = {"channels": 1, "normalise": "image"}
-        config = parse_config({"name": "t", "image": settings, "train": {"augment": still | {"invert": invert}}})
-        source = Source("labelled", [Record(name, f"{name}.png", (64, 64))], 1)
-        return TrainingDataset([source], config, Paths(tmp_path, "t"), 0, 0)[(0, 0)]["image"].numpy()
-
-    np.testing.assert_allclose(view("a", 1.0), view("b", 0.0), atol=1e-4)
-    assert abs(view("a", 1.0).mean()) < 0.01
 
 
 def test_cutmix_normalises_each_image_by_itself(tmp_path: Path) -> None:
