@@ -261,7 +261,8 @@ def _image_sizes(
             way = f"{sizes.folder} does not hold it" if sizes.folder else "say --size HxW or --images DIR"
             raise UserError(f"{solution}: the size of image {image_id!r} is not known; {way}")
         if fmt.size not in (None, size):
-            raise UserError(f"{solution}: image {image_id!r} is {size[0]}x{size[1]}, but {fmt.size} is scored; resize")
+            said, scored = (f"{one[0]}x{one[1]}" for one in (size, fmt.size))
+            raise UserError(f"{solution}: image {image_id!r} is {said}, but {scored} is scored; resize its masks")
         try:
             check_memory(4 * size[0] * size[1], f"masks of {size[0]}x{size[1]}")
         except ValueError as error:

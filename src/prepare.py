@@ -173,7 +173,16 @@ def write_labels(
     import pandas as pd
 
     from images import write_mask
-    from labels import LOOKS, check_encoding, count_points, coverage, coverage_columns, label_digest, label_names
+    from labels import (
+        LOOKS,
+        add_empty,
+        check_encoding,
+        count_points,
+        coverage,
+        coverage_columns,
+        label_digest,
+        label_names,
+    )
 
     labels, sizes = config.data.labels, {image.image_id: image.size for image in images}
     if labels.sparse and config.task not in ("binary", "multiclass"):
@@ -192,8 +201,6 @@ def write_labels(
     table = labels.kind == "rle"
     arrays = read_label_arrays(config, root, images, labels.path, "data.labels.path", table=table)
     if labels.without_label == "empty":
-        from labels import add_empty
-
         arrays = add_empty(arrays, sizes, config)
     for image_id, label in arrays:
         write_mask(mask_path(folder, image_id, config), label)

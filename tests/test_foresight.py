@@ -100,7 +100,7 @@ def test_a_containers_memory_is_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: list[str], size: int
 ) -> None:
     paths = [tmp_path / str(number) for number in range(3)]  # one of them is not there
-    for path, limit in zip(paths, limits, strict=False):
+    for path, limit in zip(paths[: len(limits)], limits, strict=True):
         path.write_text(limit + "\n")
     monkeypatch.setattr(memory, "LIMITS", ())
     whole = memory.memory_size()

@@ -125,7 +125,8 @@ def test_replaced_images_and_hidden_labels_make_their_stages_anew(tmp_path: Path
         assert paths.index.read_bytes() == index, "nothing else tells of it"
 
     solution = folder / "raw/hidden/solution.csv"
-    solution.write_text("\n".join(solution.read_text().splitlines()[:-1]) + "\n")
+    header, first, *rows = solution.read_text().splitlines()
+    solution.write_text("\n".join([header, f"{first.partition(',')[0]},1 1", *rows]) + "\n")
     run("prepare", folder, "--fresh")
     run("ensemble", folder)
     with pytest.raises(UserError, match=r"made with other settings \(settings\.solution: "):
